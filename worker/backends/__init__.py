@@ -1,0 +1,79 @@
+"""Backends: the libraries that run models, behind one small contract. Only modules of this folder import torch.
+
+A new backend is a module here and a line in BACKENDS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from shared.models import ModelConfig, ModelSource
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """What goes into the model for one text: its prompt before it, cut to the model's length, special tokens added."""
+
+    ids: np.ndarray[Any, np.dtype[np.int32]]  # int32 [tokens]
+    truncated: bool
+    # Tokens of the prompt, for models that leave it out of the pooling; 0 otherwise.
+    prompt_tokens: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Backend(Protocol):
+    """One loaded model on one device. `tokenize` and `embed` may be called from several threads at once."""
+
+    dimensions: int
+    max_tokens: int  # most tokens of a text, special ones counted
+    vocabulary: int  # ids are below this
+    device: str
+    dtype: str
+    prompts: Mapping[str, str]  # name -> prefix, the model's own and the configuration's
+    default_prompt_name: str | None
+
+    def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[TokenizedText]:
+        """In the order given, as `SentenceTransformer.encode` would tokenize `prompt + text`."""
+
+    def wrap(self, token_ids: Sequence[int]) -> TokenizedText:
+        """A caller's own ids of this model's vocabulary: special tokens added, cut to length."""
+
+    def embed(self, rows: Sequence[TokenizedText]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """float32 [rows, dimensions], in the order given; the model's own pooling and normalization.
+
+        Raises OutOfMemory if the device has no room for the batch, any other exception if the model fails on it.
+        """
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class OutOfMemory(Exception):
+    """The device has no room for this batch; a smaller one may fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """What the worker decides about a model it loads."""
+
+    device: str  # cpu, cuda:0, mps
+    threads: int  # intra-op threads of one batch on a CPU
+
+
+BACKENDS: dict[str, str] = {
+    "sentence-transformers": "worker.backends.sentence_transformers:SentenceTransformersBackend",
+    "fake": "worker.backends.fake:FakeBackend",
+}
+
+
+def load_backend(config: ModelConfig, source: ModelSource, options: LoadOptions) -> Backend:
+    """Load a model with the backend that its entry names. Raises whatever the library does; the reason is for the caller."""
+    module, _, name = BACKENDS[config.backend].partition(":")
+    return cast(Backend, getattr(import_module(module), name)(config, source, options))
