@@ -1,0 +1,44 @@
+"""Fixtures for everybody: a real Valkey, started once; an empty one for each test; storage in a temporary directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from shared.connections import connect
+from shared.storage import DirectoryStorage
+from tests.support.valkey import Valkey
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """One server for all tests that do not kill it."""
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(valkey: Valkey) -> str:
+    """An empty Redis."""
+    with Redis.from_url(valkey.url) as redis:
+        redis.flushall()
+    return valkey.url
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    """A client of an empty Redis, opened as the product opens it."""
+    client = connect(redis_url, timeout_s=5.0)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> DirectoryStorage:
+    """An empty storage directory."""
+    return DirectoryStorage(tmp_path / "storage")
