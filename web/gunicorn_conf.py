@@ -1,0 +1,40 @@
+"""gunicorn -c web/gunicorn_conf.py web.wsgi:app -- everything else comes from UMEKOMI_* variables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.settings import load_settings
+from web.parts import EXTENSION
+
+_settings = load_settings()
+
+wsgi_app = "web.wsgi:app"
+bind = [_settings.address]
+worker_class = "web.gunicorn_worker.ApiWorker"
+logger_class = "web.gunicorn_worker.ApiLogger"
+workers = _settings.web_processes
+threads = _settings.web_threads
+# More connections than threads: those that are kept alive between requests hold no thread.
+worker_connections = max(1000, 4 * _settings.web_threads)
+# The app opens connections and starts a thread: both belong to the process that serves, not to the one that forks.
+preload_app = False
+# The main loop of a process beats every second while its threads serve, so an upload may take all night;
+# a process whose loop hangs for so long is replaced.
+timeout = 60
+# Whoever waits for vectors has them by then; a longer upload or download is cut, and its client comes back.
+graceful_timeout = min(30, int(_settings.interactive_timeout_s) + 2)
+# Above the idle time of usual load balancers, so that it is they who close.
+keepalive = 75
+# Our own hook logs requests: without texts, queries and keys.
+accesslog = None
+loglevel = _settings.log_level
+control_socket_disable = True
+proc_name = "umekomi-web"
+
+
+def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature
+    """Answer whoever still waits, end the thread, close the connections."""
+    app = getattr(worker, "wsgi", None)
+    if app is not None:
+        app.extensions[EXTENSION].close()

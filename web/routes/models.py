@@ -1,0 +1,43 @@
+"""GET /v1/models: what is served, and how it stands."""
+
+from __future__ import annotations
+
+import orjson
+from flask import Blueprint, Response
+from redis.exceptions import RedisError
+
+from shared.presence import WorkerPresence
+from web import openai
+from web.parts import parts
+from web.readiness import serve
+
+blueprint = Blueprint("models", __name__)
+
+
+@blueprint.get("/v1/models")
+@blueprint.get("/models")
+def list_models() -> Response:
+    """Every model, in the order of the configuration."""
+    workers = live_workers()
+    models = [serve(config, workers, parts().registry_read_at) for config in parts().registry]
+    return _json({"object": "list", "data": [openai.model_object(model) for model in models]})
+
+
+@blueprint.get("/v1/models/<path:model_id>")
+@blueprint.get("/models/<path:model_id>")
+def get_model(model_id: str) -> Response:
+    """One model by its name or alias, slashes and all."""
+    config = parts().registry.get(model_id.rstrip("/"))
+    return _json(openai.model_object(serve(config, live_workers(), parts().registry_read_at)))
+
+
+def live_workers() -> list[WorkerPresence] | None:
+    """The live workers; None if Redis is away."""
+    try:
+        return parts().presence.workers()
+    except RedisError:
+        return None
+
+
+def _json(body: dict[str, object]) -> Response:
+    return Response(orjson.dumps(body), content_type=openai.JSON)

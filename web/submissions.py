@@ -1,0 +1,142 @@
+"""A submission: from parameters and a body to a job that exists, or to nothing at all."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import orjson
+import pyarrow as pa
+from redis.exceptions import RedisError
+
+from shared.errors import InvalidParameter, StorageAway
+from shared.jobs.job import Job, new_job_id
+from shared.jobs.jobs import Jobs
+from shared.jobs.store import digest_key
+from shared.logs import get_logger
+from shared.models import ModelConfig
+from shared.presence import ModelPresence, PresenceBoard
+from shared.settings import Settings
+from web.auth import Caller
+from web.native import JobFields
+from web.uploads import Record, ShardCutter
+
+logger = get_logger(__name__)
+
+# What a shard is sized for before any worker has measured the model: a small model on two cores.
+DEFAULT_TOKENS_PER_S = 3000.0
+
+# What makes records of a body's blocks.
+Parse = Callable[[Iterator[bytes]], Iterable[Record]]
+
+
+class Submissions:
+    """Where jobs come in. What is accepted is durable; what is refused or breaks off leaves nothing behind."""
+
+    def __init__(self, settings: Settings, jobs: Jobs, presence: PresenceBoard) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._presence = presence
+
+    def accept(
+        self, caller: Caller, model: ModelConfig, fields: JobFields, key: str | None, blocks: Iterable[bytes], parse: Parse
+    ) -> tuple[Job, bool]:
+        """The job that exists in the end, and whether it was there before: the same key with the same body makes no second one.
+
+        Raises InvalidParameter, whatever the blocks raise, or StorageAway.
+        """
+        live = self._live(model)
+        _check(fields, live)
+        parameters = {"model": model.name, **fields.model_dump(exclude={"model"})}
+        digest = hashlib.sha256(orjson.dumps(parameters, option=orjson.OPT_SORT_KEYS))
+
+        def digested() -> Iterator[bytes]:
+            for block in blocks:
+                digest.update(block)
+                yield block
+
+        if key is not None:
+            key = digest_key(key)
+            earlier = self._jobs.store.find_by_key(caller.owner, key)
+            if earlier is not None:
+                for _ in digested():
+                    pass
+                return _same(earlier, digest.hexdigest()), True
+        job_id = new_job_id()
+        try:
+            shards = self._store(job_id, parse(digested()), live)
+            if not shards:
+                raise InvalidParameter("input: there is no text in it", param="input")
+            job = Job(
+                id=job_id,
+                owner=caller.owner,
+                model=model.name,
+                created_at=time.time(),
+                shards=shards,
+                parameters=fields.parameters,
+                priority=fields.priority or "normal",
+                metadata=fields.metadata,
+                idempotency_key=key,
+                input_digest=digest.hexdigest(),
+            )
+            existing = self._jobs.submit(job)
+        except BaseException:
+            self._discard(job_id)
+            raise
+        if existing.id != job.id:
+            return _same(existing, digest.hexdigest()), True
+        logger.info("job submitted", job=job.id, model=job.model, rows=job.rows, shards=len(shards))
+        return job, False
+
+    def _store(self, job_id: str, records: Iterable[Record], live: list[ModelPresence]) -> tuple[int, ...]:
+        """Write the input; rows of each shard."""
+
+        def put(number: int, table: pa.Table) -> None:
+            self._jobs.store.put_input(job_id, number, table)
+
+        measured = [presence.tokens_per_s for presence in live if presence.tokens_per_s]
+        # A shard runs on one worker, whichever it is: none should hang on it for long.
+        tokens_per_s = min(measured, default=DEFAULT_TOKENS_PER_S)
+        cutter = ShardCutter(
+            put, shard_tokens=tokens_per_s * self._settings.shard_seconds, max_rows=self._settings.max_shard_rows
+        )
+        cutter.cut(records)
+        return tuple(cutter.shards)
+
+    def _live(self, model: ModelConfig) -> list[ModelPresence]:
+        """What the live workers say of the model; nothing if Redis is away, which is no reason to refuse a job."""
+        try:
+            workers = self._presence.workers()
+        except RedisError:
+            return []
+        return [worker.models[model.name] for worker in workers if model.name in worker.models]
+
+    def _discard(self, job_id: str) -> None:
+        try:
+            self._jobs.store.discard(job_id)
+        except StorageAway as error:
+            # Without a manifest it is no job; the workers sweep it up.
+            logger.warning("broken upload not removed", job=job_id, error=str(error))
+
+
+def _check(fields: JobFields, live: list[ModelPresence]) -> None:
+    """What only a loaded model tells: refused now rather than as a row of errors."""
+    loaded = [presence for presence in live if presence.dimensions is not None]
+    native = max((presence.dimensions for presence in loaded if presence.dimensions is not None), default=None)
+    if fields.dimensions is not None and native is not None and fields.dimensions > native:
+        raise InvalidParameter(f"dimensions: the model has {native}", param="dimensions")
+    names = {name for presence in loaded for name in presence.prompts}
+    if fields.prompt_name is not None and loaded and fields.prompt_name not in names:
+        known = ", ".join(sorted(names)) or "none"
+        raise InvalidParameter(f"prompt_name: the model has no such prompt; it has {known}", param="prompt_name")
+
+
+def _same(earlier: Job, digest: str) -> Job:
+    if earlier.input_digest != digest:
+        raise InvalidParameter(
+            "Idempotency-Key: it was used for another body or other parameters",
+            param="Idempotency-Key",
+            code="idempotency_key_reused",
+        )
+    return earlier
