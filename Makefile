@@ -1,0 +1,68 @@
+# `make` alone lists the commands. Everything is installed into .venv, at the versions of constraints.txt.
+
+# The first of these that is there and new enough; `make serve PYTHON=/path/to/python3.12` chooses another one.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$python && break; done)
+# Where torch comes from. Empty: the index that pip uses anyway, whose Linux wheel carries CUDA (several GB). Without a GPU
+# https://download.pytorch.org/whl/cpu has a small one.
+TORCH_INDEX_URL ?=
+# Flags of `make serve`, such as ARGS="--address 0.0.0.0:8080". UMEKOMI_* variables are passed on anyway.
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+COMPOSE ?= docker compose
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check format bench up constraints readme clean
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
+
+serve: .venv/installed ## run everything on this machine (http://127.0.0.1:8080); Ctrl-C stops it
+	@exec $(BIN)/umekomi serve $(ARGS)
+
+test: check ## everything that CI runs: the checks, then every test
+	$(BIN)/pytest
+
+check: .venv/installed-dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed-dev ## measure: bulk against SentenceTransformer, latency, memory (some minutes)
+	$(BIN)/python -m bench.bulk
+	$(BIN)/python -m bench.sync
+	$(BIN)/python -m bench.memory
+
+up: ## Valkey, web and a worker in containers
+	$(COMPOSE) up --build
+
+constraints: .venv/installed-dev ## pin what .venv holds now, in constraints.txt
+	deploy/pin.sh $(BIN)/python > constraints.txt.new
+	mv constraints.txt.new constraints.txt
+
+readme: .venv/installed-dev ## write README's settings table anew from the settings
+	$(BIN)/python -m tests.support.readme
+
+clean: ## remove .venv and every cache; data stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Torch on its own and first: whichever build of the pinned version is there, the rest is content with it.
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "umekomi needs Python 3.11, 3.12 or 3.13. On Debian or Ubuntu: sudo apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make a virtual environment. On Debian or Ubuntu: sudo apt install $(notdir $(PYTHON))-venv"; exit 1; }
+	@test -x $(BIN)/python || { rm -rf .venv; $(PYTHON) -m venv .venv; }
+	$(if $(TORCH_INDEX_URL),$(PIP) --no-deps --index-url $(TORCH_INDEX_URL) torch,$(PIP) torch)
+	$(PIP) --editable '.[worker,embedded]'
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[worker,embedded,s3,dev]'
+	@touch $@

@@ -1,0 +1,290 @@
+"""ApiClient: what the commands ask a running server, over HTTP; its refusals as one sentence each."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import httpx
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+JOBS = "/v1/embeddings/jobs"
+# One synchronous request waits for its answer up to 25 s on the server; a whole upload is answered when it is stored.
+ANSWER_TIMEOUT_S = 60.0
+UPLOAD_TIMEOUT_S = 600.0
+UPLOAD_TRIES = 5
+UPLOAD_BLOCK_BYTES = 256 * 1024
+FINISHED = frozenset({"completed", "failed", "cancelled"})
+
+# A file's ending -> its content type.
+CONTENT_TYPES = {".ndjson": "application/x-ndjson", ".jsonl": "application/x-ndjson", ".json": "application/json"}
+
+
+class Refused(click.ClickException):
+    """The server refused the request; sending it again changes nothing."""
+
+    exit_code = 1
+
+
+class TryAgain(click.ClickException):
+    """The server cannot be reached, or is busy."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """A job as the server tells it."""
+
+    id: str
+    status: str
+    model: str
+    total: int
+    completed: int
+    failed: int
+    truncated: int
+    tokens: int
+    texts_per_second: float | None
+    eta_s: float | None
+    created_at: float  # unix seconds
+    reason: str | None
+    wire: Mapping[str, Any]  # the whole answer, for --json
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> JobStatus:
+        """Raises Refused if it is not a job."""
+        try:
+            counts = wire["counts"]
+            return cls(
+                id=wire["id"],
+                status=wire["status"],
+                model=wire["model"],
+                total=counts["total"],
+                completed=counts["completed"],
+                failed=counts["failed"],
+                truncated=counts.get("truncated") or 0,
+                tokens=wire.get("tokens") or 0,
+                texts_per_second=wire.get("texts_per_second"),
+                eta_s=wire.get("eta_seconds"),
+                created_at=wire["created_at"],
+                reason=wire.get("reason"),
+                wire=wire,
+            )
+        except (KeyError, TypeError):
+            raise Refused("the answer is not a job of umekomi's; is --url right?") from None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.status in FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """An answer that is read while it comes."""
+
+    blocks: Iterator[bytes]
+    is_complete: bool  # nothing will come after it: the job is done
+
+
+class ApiClient:
+    """Methods raise Refused or TryAgain, whose messages are for the person at the terminal."""
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        if "://" not in url:
+            url = f"http://{url}"
+        self.url = url.rstrip("/").removesuffix("/v1")
+        try:
+            host = urlsplit(self.url).hostname or ""
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=5.0),
+                # A proxy of the environment cannot reach this machine's own loopback.
+                trust_env=host not in ("127.0.0.1", "::1", "localhost"),
+            )
+        except (ValueError, httpx.InvalidURL) as error:
+            raise click.UsageError(f"--url {url}: {error}") from None
+        except UnicodeEncodeError:
+            raise click.UsageError("--api-key: has characters that no API key has") from None
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    # Now
+
+    def embed(self, texts: list[str], **parameters: Any) -> tuple[list[list[float]], Mapping[str, Any]]:
+        """The vectors in order, and the usage; parameters that are None are left out."""
+        body = {"input": texts, "encoding_format": "float"} | _given(parameters)
+        wire = self._json("POST", "/v1/embeddings", json=body)
+        return [row["embedding"] for row in sorted(wire["data"], key=lambda row: row["index"])], wire.get("usage", {})
+
+    def models(self) -> list[Mapping[str, Any]]:
+        """Every served model, as the server tells it."""
+        models: list[Mapping[str, Any]] = self._json("GET", "/v1/models")["data"]
+        return models
+
+    # Jobs
+
+    def submit(self, file: Path, parameters: Mapping[str, Any], key: str | None, on_sent: Callable[[int], None]) -> JobStatus:
+        """Stream the file to the server. `on_sent` hears the bytes sent so far, from 0 again after a broken connection.
+
+        A broken upload is sent again under the same Idempotency-Key, so that it cannot become two jobs.
+        """
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex, "Content-Length": str(file.stat().st_size)} | _content(file)
+        for attempt in range(1, UPLOAD_TRIES + 1):
+            try:
+                with file.open("rb") as source:
+                    wire = self._json(
+                        "POST",
+                        JOBS,
+                        params=_given(parameters),
+                        headers=headers,
+                        content=_blocks(source, on_sent),
+                        timeout=httpx.Timeout(UPLOAD_TIMEOUT_S, connect=5.0),
+                    )
+                return JobStatus.from_wire(wire)
+            except TryAgain:
+                if attempt == UPLOAD_TRIES:
+                    raise
+                time.sleep(min(0.5 * 2.0**attempt, 8.0))
+        raise AssertionError("the last try returns or raises")
+
+    def job(self, job_id: str) -> JobStatus:
+        """How a job stands."""
+        return JobStatus.from_wire(self._json("GET", _job(job_id)))
+
+    def jobs(self, status: str | None, limit: int) -> list[JobStatus]:
+        """The newest jobs, newest first."""
+        found: list[JobStatus] = []
+        while len(found) < limit:
+            after = found[-1].id if found else None
+            query = _given({"status": status, "limit": min(limit - len(found), 100), "after": after})
+            page = self._json("GET", JOBS, params=query)
+            found += [JobStatus.from_wire(wire) for wire in page["data"]]
+            if not page.get("has_more") or not page["data"]:
+                break
+        return found
+
+    def act(self, job_id: str, action: str) -> JobStatus:
+        """cancel, pause or resume."""
+        return JobStatus.from_wire(self._json("POST", f"{_job(job_id)}/{action}"))
+
+    def delete(self, job_id: str) -> None:
+        """The job and its files."""
+        self._json("DELETE", _job(job_id))
+
+    @contextmanager
+    def download(self, job_id: str, what: str, **query: Any) -> Iterator[Download]:
+        """`results` or `errors` of what is committed."""
+        with (
+            self._as_sentences(),
+            self._http.stream("GET", f"{_job(job_id)}/{what}", params=_given(query), timeout=UPLOAD_TIMEOUT_S) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            yield Download(response.iter_bytes(), response.headers.get("x-umekomi-complete") != "false")
+
+    # The wire
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        with self._as_sentences():
+            response = self._http.request(method, path, **options)
+        if response.is_error:
+            raise _refusal(response)
+        if response.status_code == 204 or not response.content:
+            return {}
+        try:
+            return response.json()
+        except ValueError:
+            raise Refused(f"{self.url} answered with something that is not JSON; is --url right?") from None
+
+    @contextmanager
+    def _as_sentences(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError:
+            raise TryAgain(
+                f"no server answers at {self.url}. Start one with `umekomi serve`, or say where it is: --url (UMEKOMI_URL)"
+            ) from None
+        except httpx.UnsupportedProtocol:
+            raise click.UsageError(f"--url {self.url}: must start with http:// or https://") from None
+        except httpx.TimeoutException:
+            raise TryAgain(f"{self.url} did not answer in time") from None
+        except httpx.TransportError as error:
+            raise TryAgain(f"the connection to {self.url} broke: {error or type(error).__name__}") from None
+
+
+def api_command(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorator, the innermost one: adds --url and --api-key, and calls the command with the `client` that they make."""
+
+    @click.option(
+        "--url",
+        envvar="UMEKOMI_URL",
+        default=DEFAULT_URL,
+        metavar="URL",
+        help=f"The server.  [UMEKOMI_URL; default: {DEFAULT_URL}]",
+    )
+    @click.option(
+        "--api-key", envvar="UMEKOMI_API_KEY", metavar="KEY", help="API key; rather set the variable.  [UMEKOMI_API_KEY]"
+    )
+    @wraps(command)
+    def with_client(*, url: str, api_key: str | None, **given: Any) -> None:
+        with closing(ApiClient(url, api_key)) as client:
+            command(client=client, **given)
+
+    return with_client
+
+
+def _refusal(response: httpx.Response) -> click.ClickException:
+    """The server's error body as one sentence; 429 and 5xx may be tried again."""
+    try:
+        error = response.json()["error"]
+        message, param = str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError):
+        message, param = f"the server answered {response.status_code} {response.reason_phrase}", None
+    if param and str(param) not in message:
+        message += f" (parameter {param})"
+    if response.status_code == 401:
+        message += "; set UMEKOMI_API_KEY or --api-key"
+    return (TryAgain if response.status_code == 429 or response.status_code >= 500 else Refused)(message)
+
+
+def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def _job(job_id: str) -> str:
+    if not job_id or not job_id.replace("_", "").replace("-", "").isalnum():
+        raise click.UsageError(f"{job_id!r} is not a job's id")
+    return f"{JOBS}/{job_id}"
+
+
+def _content(file: Path) -> dict[str, str]:
+    """The headers that tell what a file is, by its ending. Raises UsageError for an ending nobody knows."""
+    suffix, encoding = file.suffix.lower(), {}
+    if suffix == ".gz":
+        suffix, encoding = Path(file.stem).suffix.lower(), {"Content-Encoding": "gzip"}
+    if suffix not in CONTENT_TYPES:
+        known = ", ".join(CONTENT_TYPES)
+        raise click.UsageError(f"{file}: its ending must be one of {known}, or that and .gz")
+    return {"Content-Type": CONTENT_TYPES[suffix]} | encoding
+
+
+def _blocks(source: Any, on_sent: Callable[[int], None]) -> Iterator[bytes]:
+    sent = 0
+    on_sent(0)
+    while block := source.read(UPLOAD_BLOCK_BYTES):
+        yield block
+        sent += len(block)
+        on_sent(sent)

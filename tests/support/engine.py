@@ -1,0 +1,78 @@
+"""A double of the engine: vectors from a hash, at once or when the test says so; what it was asked is kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from shared.presence import ModelPresence
+from worker.engine import Embedded, EmbedRequest
+
+DIMENSIONS = 4
+
+
+def hashed(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """float32 [texts, 4], each row told by its text."""
+    rows = [np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], dtype=np.uint16) for text in texts]
+    return np.array(rows, dtype=np.float32).reshape(len(texts), DIMENSIONS)
+
+
+def embedded(request: EmbedRequest) -> Embedded:
+    """What the engine would give."""
+    count = len(request.texts)
+    return Embedded(
+        vectors=hashed(request.texts),
+        tokens=np.array([len(text.split()) for text in request.texts], dtype=np.int32),
+        truncated=np.array(["LONG" in text for text in request.texts], dtype=bool),
+        errors={},
+        queue_s=0.001 * count,
+        embed_s=0.002,
+    )
+
+
+class EngineDouble:
+    """Answers at once; with `hold` set, when `release` is called."""
+
+    device = "cpu"
+
+    def __init__(self, models: Sequence[str] = ("m",)) -> None:
+        self.requests: list[EmbedRequest] = []
+        self.hold = False
+        self.answer: Callable[[EmbedRequest], Embedded] = embedded
+        self.states = dict.fromkeys(models, ModelPresence(state="ready", dimensions=DIMENSIONS, max_tokens=512))
+        self._held: list[tuple[EmbedRequest, Future[Embedded]]] = []
+
+    def submit(self, request: EmbedRequest) -> Future[Embedded]:
+        self.requests.append(request)
+        future: Future[Embedded] = Future()
+        self._held.append((request, future))
+        if not self.hold:
+            self.release()
+        return future
+
+    def release(self) -> None:
+        """Answer what is held."""
+        while self._held:
+            request, future = self._held.pop(0)
+            if future.cancelled():
+                continue
+            try:
+                future.set_result(self.answer(request))
+            except BaseException as error:  # as an engine does: every failure is an answer
+                future.set_exception(error)
+
+    def presence(self) -> dict[str, ModelPresence]:
+        return self.states
+
+    def waiting_tokens(self) -> dict[str, int]:
+        return {"interactive": 0, "bulk": len(self._held)}
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        return True
+
+    def is_stuck(self, after_s: float) -> bool:
+        return False
