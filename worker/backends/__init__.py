@@ -48,7 +48,8 @@ class Backend(Protocol):
     def embed(self, rows: Sequence[TokenizedText]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """float32 [rows, dimensions], in the order given; the model's own pooling and normalization.
 
-        Raises OutOfMemory if the device has no room for the batch, any other exception if the model fails on it.
+        Raises OutOfMemory if the device has no room for the batch, any other exception if the model fails on it,
+        DeviceBroken if the process can use the device no longer.
         """
 
     def close(self) -> None:
@@ -57,6 +58,10 @@ class Backend(Protocol):
 
 class OutOfMemory(Exception):
     """The device has no room for this batch; a smaller one may fit."""
+
+
+class DeviceBroken(BaseException):
+    """The device does nothing more for this process, which had better end: no `except Exception` is to catch this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

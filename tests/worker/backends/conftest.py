@@ -1,0 +1,44 @@
+"""Small models in real layouts, each built at most once a session, and backends of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.models import ModelConfig, ModelSource, Parameters
+from worker.backends import Backend, LoadOptions, load_backend
+
+Build = Callable[[str], Path]
+LoadFolder = Callable[..., Backend]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A model's folder, by the name of its layout."""
+    from tests.support.models import BUILDERS
+
+    root = tmp_path_factory.mktemp("models")
+
+    def built(name: str) -> Path:
+        folder = root / name
+        return folder if folder.exists() else BUILDERS[name](folder)
+
+    return built
+
+
+@pytest.fixture
+def load_folder() -> Iterator[LoadFolder]:
+    """Load a folder as a worker does, with keys of its entry; closed after the test."""
+    loaded: list[Backend] = []
+
+    def load(folder: Path, **entry: Any) -> Backend:
+        config = ModelConfig(name="m", parameters=Parameters(model=str(folder)), **entry)
+        loaded.append(load_backend(config, ModelSource(directory=folder), LoadOptions(device="cpu", threads=1)))
+        return loaded[-1]
+
+    yield load
+    for backend in loaded:
+        backend.close()

@@ -1,0 +1,163 @@
+"""Asks that come over Redis are run and answered, whatever becomes of the worker that took them."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from shared.connections import connect
+from shared.errors import ContextLengthExceeded, EngineFailed, ModelNotFound, UmekomiError
+from shared.interactive import Answer, Ask, AskClient, AskServer
+from shared.models import ModelConfig, ModelRegistry, Parameters
+from shared.presence import ModelPresence, PresenceBoard, WorkerPresence
+from tests.support.engine import EngineDouble, embedded, hashed
+from tests.support.waiting import wait_until
+from worker.engine import Embedded, EmbedRequest
+from worker.interactive import AskLoop
+
+REGISTRY = ModelRegistry({"m": ModelConfig(name="m", parameters=Parameters(model="fake"), backend="fake")})
+
+
+def announce(redis: Redis, worker_id: str) -> None:
+    PresenceBoard(redis).announce(
+        WorkerPresence(
+            id=worker_id,
+            host="h",
+            pid=1,
+            device="cpu",
+            started_at=0,
+            shards_at_once=1,
+            models={"m": ModelPresence(state="ready")},
+        )
+    )
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[AskClient]:
+    client = AskClient(connect(redis_url), connect(redis_url, timeout_s=5), max_waiting=100, max_waiting_bytes=2**20)
+    client.start()
+    yield client
+    client.stop()
+
+
+def start(redis: Redis, engine: EngineDouble, worker_id: str = "w1") -> AskLoop:
+    announce(redis, worker_id)
+    loop = AskLoop(AskServer(redis, worker_id), cast(Any, engine), REGISTRY)
+    loop.start()
+    return loop
+
+
+def ask(client: AskClient, *texts: str, within_s: float = 20, **fields: Any) -> Answer:
+    return client.ask(Ask(id=uuid.uuid4().hex, model="m", texts=texts, deadline=time.time() + within_s, **fields))
+
+
+def test_an_ask_gets_its_vectors_tokens_and_truncations(redis: Redis, client: AskClient) -> None:
+    loop = start(redis, EngineDouble())
+    answer = ask(client, "a", "b LONG")
+    loop.stop()
+    assert np.array_equal(answer.vectors, hashed(["a", "b LONG"]))
+    assert list(answer.tokens) == [1, 2]
+    assert list(answer.truncated) == [1]
+
+
+def test_everything_an_ask_says_reaches_the_engine(redis: Redis, client: AskClient) -> None:
+    engine = EngineDouble()
+    loop = start(redis, engine)
+    ask(client, "a", dimensions=3, prompt_name="p", input_type="query", truncate="error")
+    loop.stop()
+    (request,) = engine.requests
+    assert (request.lane, request.dimensions, request.prompt_name) == ("interactive", 3, "p")
+    assert (request.input_type, request.truncate, request.model.name) == ("query", "error", "m")
+
+
+@pytest.mark.parametrize(
+    "failure", [EngineFailed("it broke"), ContextLengthExceeded("too long", param="input"), RuntimeError("bug")]
+)
+def test_a_failure_is_the_answer(redis: Redis, client: AskClient, failure: Exception) -> None:
+    engine = EngineDouble()
+
+    def fail(request: EmbedRequest) -> Embedded:
+        raise failure
+
+    engine.answer = fail
+    loop = start(redis, engine)
+    expected = type(failure) if isinstance(failure, UmekomiError) else EngineFailed
+    with pytest.raises(expected):
+        ask(client, "a")
+    loop.stop()
+
+
+def test_one_failing_text_fails_its_ask(redis: Redis, client: AskClient) -> None:
+    engine = EngineDouble()
+
+    def fail(request: EmbedRequest) -> Embedded:
+        good = embedded(request)
+        errors = {1: EngineFailed("row 1")}
+        return Embedded(vectors=good.vectors, tokens=good.tokens, truncated=good.truncated, errors=errors, queue_s=0, embed_s=0)
+
+    engine.answer = fail
+    loop = start(redis, engine)
+    with pytest.raises(EngineFailed, match="row 1"):
+        ask(client, "a", "b")
+    loop.stop()
+
+
+def test_an_ask_for_a_model_that_left_the_configuration_is_answered(redis: Redis, client: AskClient) -> None:
+    loop = AskLoop(AskServer(redis, "w1"), cast(Any, EngineDouble()), ModelRegistry({}))
+    announce(redis, "w1")
+    loop.start()
+    with pytest.raises(ModelNotFound):
+        ask(client, "a")
+    loop.stop()
+
+
+def test_asks_of_a_dead_worker_are_answered_by_another(redis: Redis, client: AskClient) -> None:
+    dead = EngineDouble()
+    dead.hold = True
+    first = start(redis, dead, "dead")
+    with ThreadPoolExecutor(4) as pool:
+        asked: list[Future[Answer]] = [pool.submit(ask, client, f"text {n}") for n in range(4)]
+        wait_until(lambda: len(dead.requests) == 4)
+        first.drain()  # it takes nothing more, and answers nothing: as if killed
+        second = start(redis, EngineDouble(), "alive")
+        second.take_over({"alive"})
+        for number, future in enumerate(asked):
+            assert np.array_equal(future.result().vectors, hashed([f"text {number}"]))
+    second.stop()
+    assert redis.xlen("umekomi:asks:{m}") == 0
+    dead.release()  # answers that come too late are passed over
+    first.stop()
+
+
+def test_stopping_answers_what_was_taken(redis: Redis, client: AskClient) -> None:
+    engine = EngineDouble()
+    engine.hold = True
+    loop = start(redis, engine)
+    with ThreadPoolExecutor(2) as pool:
+        asked = pool.submit(ask, client, "a")
+        wait_until(lambda: engine.requests)
+        stopped = pool.submit(loop.stop)
+        engine.release()
+        assert np.array_equal(asked.result().vectors, hashed(["a"]))
+        stopped.result()
+
+
+def test_asks_of_a_model_that_does_not_load_here_are_left_to_others(redis: Redis, client: AskClient) -> None:
+    engine = EngineDouble()
+    engine.states = {"m": ModelPresence(state="failed", reason="no file")}
+    loop = start(redis, engine)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, client, "a")
+        wait_until(lambda: redis.xlen("umekomi:asks:{m}") == 1)
+        other = start(redis, EngineDouble(), "w2")
+        assert np.array_equal(asked.result().vectors, hashed(["a"]))
+    assert engine.requests == []
+    loop.stop()
+    other.stop()

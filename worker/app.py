@@ -1,0 +1,48 @@
+"""The worker process, composed: Celery, and the runtime that it starts and stops.
+
+celery -A worker.app worker --pool threads
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
+
+from shared import bulk, logs
+from shared.models import load_registry
+from shared.settings import load_settings
+from worker.runtime import Runtime
+
+settings = load_settings()
+registry = load_registry(settings)
+app = bulk.make_celery(settings.broker, [model.name for model in registry], shards_at_once=settings.shards_at_once)
+runtime = Runtime(settings, registry, app)
+
+
+@app.task(name=bulk.TASK)
+def embed_shard(job_id: str, shard: int) -> None:
+    """Embed one shard and commit it; whatever happens, storage tells what is left to do."""
+    runtime.shards.run(job_id, shard)
+
+
+@setup_logging.connect
+def _set_up_logs(**_: Any) -> None:
+    logs.set_up(settings, "worker")
+
+
+# The threads pool fires no worker_process_init; worker_init comes before the consumer, in the one process there is.
+@worker_init.connect
+def _start(**_: Any) -> None:
+    runtime.start()
+
+
+@worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    runtime.drain()  # in a signal handler: sets events, waits for nothing
+
+
+# Sent when the pool has run its last shard.
+@worker_shutdown.connect
+def _stop(**_: Any) -> None:
+    runtime.stop()

@@ -1,0 +1,363 @@
+"""The engine: it owns a device and its models. Requests of both lanes go in, vectors come out of their futures.
+
+One thread tokenizes ahead of the device, interactive requests first and long ones in slices. One or more stream threads
+each take the next batch from the batcher, run it, and put the vectors where their request gathers them. A loader thread
+brings the models in (residency). Threads sleep until there is something for them; one that dies takes the process along.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+
+from shared.errors import DeadlinePassed, EngineFailed, InvalidParameter, UmekomiError, Unavailable
+from shared.logs import get_logger
+from shared.models import ModelConfig, ModelRegistry
+from shared.presence import ModelPresence
+from shared.settings import Settings
+from worker.backends import LoadOptions, load_backend
+from worker.backends.devices import cores, resolve_device
+from worker.batcher import Batch, Batcher, Lane
+from worker.forward import embed_rows
+from worker.residency import Load, Residency
+from worker.threads import essential_thread, exit_process
+from worker.work import Embedded, EmbedRequest, Work
+
+__all__ = ["EmbedRequest", "Embedded", "Engine", "Lane"]
+
+logger = get_logger(__name__)
+
+# Padded tokens of one batch where the settings say 0. On a CPU bigger ones are slower: they leave the cache.
+CPU_BATCH_TOKENS = 2048
+GPU_BATCH_TOKENS = 16_384
+# A long ask is due later by so many times what it costs the device: a short one overtakes it, but not for ever.
+STRETCH = 10.0
+# Speed to reckon that with before any was measured.
+ASSUMED_TOKENS_PER_S = 2_000.0
+# Asks without a deadline have their place as if it were this one.
+DEFAULT_PATIENCE_S = 30.0
+# Interactive work beyond so many batches a stream better waits in Redis, where another worker can take it.
+ROOM_BATCHES = 4
+
+LANES: tuple[Lane, ...] = ("interactive", "bulk")
+
+
+class Engine:
+    """One device. Thread-safe; `submit` never waits for the device."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: ModelRegistry,
+        *,
+        load: Load = load_backend,
+        on_death: Callable[[], None] = exit_process,
+    ) -> None:
+        self.device = resolve_device(settings.device)
+        is_cpu = self.device == "cpu"
+        self._streams = settings.streams or (cores() if is_cpu else 1)
+        self._threads_of_a_stream = max(1, cores() // self._streams)
+        self._max_batch_tokens = settings.max_batch_tokens or (CPU_BATCH_TOKENS if is_cpu else GPU_BATCH_TOKENS)
+        self._registry = registry
+        # One lock for everything below. While it is held no future is resolved and no model is called.
+        self._lock = threading.Lock()
+        self._to_tokenize = threading.Condition(self._lock)
+        self._to_run = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)
+        self._batcher: Batcher[Work] = Batcher(
+            max_batch_tokens=self._max_batch_tokens,
+            batch_target_s=settings.batch_target_ms / 1000,
+            max_tokens_of={config.name: config.batch.max_tokens for config in registry if config.batch.max_tokens},
+        )
+        self._works: set[Work] = set()  # all that are not over
+        self._unread: dict[Lane, list[tuple[float, int, Work]]] = {lane: [] for lane in LANES}  # heaps by due
+        self._unread_tokens: dict[Lane, int] = dict.fromkeys(LANES, 0)
+        self._parked: dict[str, list[Work]] = {}  # by model, until it is loaded
+        self._sequence = 0
+        self._running = 0
+        self._progress_at = time.monotonic()
+        self._is_stopping = False
+        self._residency = Residency(registry, self._options, on_change=self._unpark, on_death=on_death, load=load)
+        self._threads = [
+            essential_thread(self._tokenize, "tokenizer", on_death),
+            *(essential_thread(self._stream, f"stream-{number}", on_death) for number in range(self._streams)),
+        ]
+
+    def start(self) -> None:
+        """Start the threads and begin to load the models with `preload: true`."""
+        self._residency.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the batches that run, fail whatever waits with Unavailable, join the threads, close the models."""
+        with self._lock:
+            self._is_stopping = True
+            for condition in (self._to_tokenize, self._to_run, self._room):
+                condition.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        for work in list(self._works):
+            self._fail(work, Unavailable("this worker is stopping"))
+        self._residency.stop()
+
+    def submit(self, request: EmbedRequest) -> Future[Embedded]:
+        """Always answered: with vectors and errors by row, or with one exception for all.
+
+        That is InvalidParameter (dimensions, prompt name, token ids), ModelNotReady, DeadlinePassed or Unavailable.
+        Cancelling the future drops what is in no batch yet.
+        """
+        try:
+            work = Work(request, arrived_at=time.monotonic())
+        except TypeError:
+            # An ask is read from Redis: a malformed one is its own error, not that of the thread that brought it.
+            refused: Future[Embedded] = Future()
+            refused.set_exception(InvalidParameter("the input must be strings or lists of token ids", param="input"))
+            return refused
+        with self._lock:
+            is_refused = self._is_stopping
+            if not is_refused:
+                work.due = self._due(work)
+                self._works.add(work)
+                self._unread_tokens[work.lane] += work.unread_tokens
+                self._queue(work)
+        if is_refused:
+            work.future.set_exception(Unavailable("this worker is stopping"))
+        else:
+            work.future.add_done_callback(lambda future: future.cancelled() and self._end(work))
+        return work.future
+
+    def presence(self) -> dict[str, ModelPresence]:
+        """Every model by name: how it stands and what it is."""
+        with self._lock:
+            rates = {config.name: self._batcher.tokens_per_s(config.name) for config in self._registry}
+        # A stream's rate was measured while the others ran, so the device does as often as much.
+        return self._residency.presence({name: rate * self._streams for name, rate in rates.items() if rate is not None})
+
+    def waiting_tokens(self) -> dict[str, int]:
+        """By lane; texts that are not tokenized yet are estimated."""
+        with self._lock:
+            return {lane: self._waiting(lane) for lane in LANES}
+
+    def wait_for_room(self, timeout_s: float) -> bool:
+        """Block until less interactive work waits than a few batches; False if that took longer than `timeout_s`."""
+        most = ROOM_BATCHES * self._max_batch_tokens * self._streams
+        with self._lock:
+            return self._room.wait_for(lambda: self._is_stopping or self._asks_of_loaded_models() < most, timeout_s)
+
+    def is_stuck(self, after_s: float) -> bool:
+        """Whether there is work, not counting what waits for a model to load, and nothing came of it for so long."""
+        with self._lock:
+            return self._is_busy() and time.monotonic() - self._progress_at > after_s
+
+    # The life of a request
+
+    def _due(self, work: Work) -> float:
+        """Interactive: oldest deadline first, a long request's counted as later. Bulk: oldest request first."""
+        now = time.time()
+        if work.lane == "bulk":
+            return now
+        deadline = now + DEFAULT_PATIENCE_S if work.deadline is None else work.deadline
+        rate = (self._batcher.tokens_per_s(work.model) or ASSUMED_TOKENS_PER_S) * self._streams
+        return deadline + STRETCH * work.unread_tokens / rate
+
+    def _queue(self, work: Work) -> None:
+        """To the tokenizer; the lock is held."""
+        if not self._is_busy():
+            self._progress_at = time.monotonic()
+        work.is_unread = True
+        self._sequence += 1
+        heapq.heappush(self._unread[work.lane], (work.due, self._sequence, work))
+        self._to_tokenize.notify()
+
+    def _settle(self, work: Work, rows: int) -> None:
+        """So many more rows have their vector or error; with the last ones the request is answered."""
+        with self._lock:
+            work.open_rows -= rows
+            if work.open_rows > 0:
+                return
+        if self._end(work) and work.future.set_running_or_notify_cancel():
+            work.future.set_result(work.answer(time.monotonic()))
+
+    def _fail(self, work: Work, error: UmekomiError) -> None:
+        if self._end(work) and work.future.set_running_or_notify_cancel():
+            work.future.set_exception(error)
+
+    def _end(self, work: Work) -> bool:
+        """Take the request out of everything; True for the one call that did it, which may resolve the future."""
+        with self._lock:
+            if work.is_over:
+                return False
+            work.is_over, work.is_unread = True, False
+            self._works.discard(work)
+            self._unread_tokens[work.lane] -= work.unread_tokens
+            work.unread_tokens = 0
+            self._batcher.remove(work)
+            self._room.notify_all()
+        if work.backend is not None:
+            self._residency.release(work.model)
+        return True
+
+    # The tokenizer's thread
+
+    def _tokenize(self) -> None:
+        while True:
+            with self._lock:
+                while not self._is_stopping:
+                    late, work = self._late_unread(), self._next_unread()
+                    if late or work is not None:
+                        break
+                    self._to_tokenize.wait(self._patience_of_parked())
+                else:
+                    return
+            self._fail_late(late)
+            if work is not None:
+                self._read(work)
+
+    def _read(self, work: Work) -> None:
+        """Tokenize a slice of a request. Whatever goes wrong with it is its own error."""
+        try:
+            if work.backend is None and not self._open(work):
+                return
+            rows, refused = work.read_slice()
+        except UmekomiError as error:
+            self._fail(work, error)
+            return
+        except Exception as error:
+            logger.exception("request not read", model=work.model, lane=work.lane)
+            self._fail(work, EngineFailed(f"the request could not be read ({type(error).__name__})"))
+            return
+        with self._lock:
+            self._progress_at = time.monotonic()
+            if work.is_over:
+                return
+            self._unread_tokens[work.lane] -= work.unread_tokens
+            work.unread_tokens = work.unread_estimate()
+            self._unread_tokens[work.lane] += work.unread_tokens
+            work.is_unread = not work.is_read
+            self._batcher.add(rows, time.time())
+            self._to_run.notify_all()
+        self._settle(work, refused)
+
+    def _open(self, work: Work) -> bool:
+        """Get the model. False if it loads: then the request is parked. Raises ModelNotReady, InvalidParameter."""
+        with self._lock:
+            # Both under the lock: a load that ends in between finds the request parked.
+            backend = self._residency.acquire(work.request.model)
+            if backend is None:
+                work.is_unread = False
+                self._parked.setdefault(work.model, []).append(work)
+                self._room.notify_all()
+                return False
+            if work.is_over:
+                self._residency.release(work.model)
+                return False
+            work.backend = backend
+        work.open(backend)
+        return True
+
+    def _unpark(self, model: str) -> None:
+        """A load ended, well or not: who waited for it finds out."""
+        with self._lock:
+            for work in self._parked.pop(model, []):
+                if not work.is_over:
+                    self._queue(work)
+
+    def _next_unread(self) -> Work | None:
+        for heap in (self._unread[lane] for lane in LANES):
+            while heap and not heap[0][2].is_unread:
+                heapq.heappop(heap)
+            if heap:
+                return heap[0][2]
+        return None
+
+    def _late_unread(self) -> list[Work]:
+        """Requests whose deadline passed while they were parked, or before they were looked at."""
+        now = time.time()
+        first = [heap[0][2] for heap in self._unread.values() if heap]
+        return [work for work in [*first, *self._all_parked()] if work.deadline is not None and work.deadline <= now]
+
+    def _patience_of_parked(self) -> float | None:
+        deadlines = [work.deadline for work in self._all_parked() if work.deadline is not None]
+        return max(0.0, min(deadlines) - time.time()) if deadlines else None
+
+    def _all_parked(self) -> Iterable[Work]:
+        return (work for works in self._parked.values() for work in works if not work.is_over)
+
+    # The streams' threads
+
+    def _stream(self) -> None:
+        while True:
+            with self._lock:
+                while not self._is_stopping:
+                    now = time.time()
+                    late, batch = self._batcher.overdue(now), self._batcher.next_batch(now)
+                    if late or batch is not None:
+                        break
+                    self._to_run.wait()
+                else:
+                    return
+                if batch is not None:
+                    self._begin(batch)
+            self._fail_late(late)
+            if batch is not None:
+                self._run(batch)
+
+    def _begin(self, batch: Batch[Work]) -> None:
+        """A batch leaves the batcher; the lock is held."""
+        self._running += 1
+        self._residency.hold(batch.model)
+        began_at = time.monotonic()
+        for row in batch.rows:
+            if row.request.began_at is None:
+                row.request.began_at = began_at
+        self._room.notify_all()
+
+    def _run(self, batch: Batch[Work]) -> None:
+        backend = batch.rows[0].request.backend
+        assert backend is not None, "a row is made by its model's tokenizer"
+        too_many: list[int] = []
+        began_at = time.monotonic()
+        outcomes = embed_rows(backend, [row.text for row in batch.rows], too_many.append)
+        ended_at = time.monotonic()
+        self._residency.release(batch.model)
+        is_clean = not too_many and not any(isinstance(outcome, UmekomiError) for outcome in outcomes)
+        for row, outcome in zip(batch.rows, outcomes, strict=True):
+            row.request.accept(row.position, outcome)
+        with self._lock:
+            self._running -= 1
+            self._progress_at = ended_at
+            if batch.lane == "bulk" and is_clean:
+                self._batcher.measured(batch.model, batch.padded_tokens, ended_at - began_at)
+            if too_many:
+                longest = batch.padded_tokens // len(batch.rows)
+                self._batcher.limit(batch.model, min(too_many) * longest // 2)
+        if too_many:
+            logger.warning("device out of memory, batches halved", model=batch.model, rows=min(too_many))
+        for work, rows in Counter(row.request for row in batch.rows).items():
+            self._settle(work, rows)
+
+    # Shared
+
+    def _options(self, config: ModelConfig) -> LoadOptions:
+        return LoadOptions(device=config.device or self.device, threads=config.threads or self._threads_of_a_stream)
+
+    def _fail_late(self, works: Iterable[Work]) -> None:
+        for work in works:
+            self._fail(work, DeadlinePassed("the deadline passed before the text came to the model"))
+
+    def _waiting(self, lane: Lane) -> int:
+        return self._unread_tokens[lane] + self._batcher.waiting_tokens(lane)
+
+    def _asks_of_loaded_models(self) -> int:
+        """Interactive tokens that wait, but for those whose model loads: they do not stop the others."""
+        parked = sum(work.unread_tokens for work in self._all_parked() if work.lane == "interactive")
+        return self._waiting("interactive") - parked
+
+    def _is_busy(self) -> bool:
+        return self._running > 0 or len(self._batcher) > 0 or any(heap for heap in self._unread.values())
