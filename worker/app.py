@@ -12,6 +12,7 @@ from celery.signals import setup_logging, worker_init, worker_shutdown, worker_s
 from shared import bulk, logs
 from shared.models import load_registry
 from shared.settings import load_settings
+from worker.delivery import ShardRequest
 from worker.runtime import Runtime
 
 settings = load_settings()
@@ -20,7 +21,7 @@ app = bulk.make_celery(settings.broker, [model.name for model in registry], shar
 runtime = Runtime(settings, registry, app)
 
 
-@app.task(name=bulk.TASK)
+@app.task(name=bulk.TASK, Request=ShardRequest)
 def embed_shard(job_id: str, shard: int) -> None:
     """Embed one shard and commit it; whatever happens, storage tells what is left to do."""
     runtime.shards.run(job_id, shard)
@@ -34,6 +35,7 @@ def _set_up_logs(**_: Any) -> None:
 # The threads pool fires no worker_process_init; worker_init comes before the consumer, in the one process there is.
 @worker_init.connect
 def _start(**_: Any) -> None:
+    logs.set_up(settings, "worker")  # Celery sets its own up later
     runtime.start()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -118,6 +120,21 @@ def test_a_job_survives_a_restart_and_a_wipe_of_valkey(service: Service, encode:
     done = wait_finished(service, job["id"])
     assert done["counts"]["completed"] == 300
     check_all(service, job["id"], texts, encode)
+
+
+def test_a_worker_whose_shards_all_end_while_valkey_is_away_goes_on_when_it_is_back(service: Service) -> None:
+    job = submit(service, records(some_texts(600, 20)))
+    outputs = service.storage / "jobs" / job["id"] / "output"
+    service.wait_for(lambda: get(service, job["id"])["counts"]["completed"] > 0, "the first shard")
+    service.valkey.kill()
+    # Every shard that runs is committed, and none can be acknowledged, before Valkey comes back.
+    service.wait_for(lambda: _is_quiet(outputs, 3.0), "the running shards to end")
+    service.valkey.start()
+    assert wait_finished(service, job["id"])["counts"]["completed"] == 600
+
+
+def _is_quiet(directory: Path, for_s: float) -> bool:
+    return time.time() - max(path.stat().st_mtime for path in directory.iterdir()) > for_s
 
 
 def test_a_job_submitted_while_valkey_is_away_is_accepted_and_runs_afterwards(service: Service, encode: Encode) -> None:
