@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from celery import Celery
-from kombu import Queue
+from kombu import Queue, pools
 
 from shared import keys
+from shared.connections import COMMAND_TIMEOUT_S
 
 TASK = "umekomi.embed_shard"
+
+# Whoever sends does not wait for a Redis that is away (with Kombu's own choices: 6 s for a dead one, 20 s for a frozen one).
+_SEND_OPTIONS = {
+    "socket_timeout": COMMAND_TIMEOUT_S,
+    "socket_connect_timeout": COMMAND_TIMEOUT_S,
+    "retry_on_timeout": False,
+    "max_retries": 1,
+    "interval_start": 0,
+}
 
 
 def make_celery(redis_url: str, models: Iterable[str], *, shards_at_once: int) -> Celery:
     """Celery as measured in docs/architecture.md: threads, late acks, no results, sockets that notice a dead server."""
-    app = Celery("umekomi", broker=redis_url.replace("unix://", "redis+socket://", 1), set_as_current=False)
+    app = Celery("umekomi", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -48,6 +59,28 @@ def make_celery(redis_url: str, models: Iterable[str], *, shards_at_once: int) -
     return app
 
 
+def broker_url(redis_url: str) -> str:
+    """Kombu's spelling of a URL that redis-py understands, meaning the same.
+
+    A Unix socket is redis+socket:///path?virtual_host=1 there, ?db= is unknown, what else redis-py reads from the query is
+    refused, and rediss:// checks no certificate unless told to.
+    """
+    parts = urlsplit(redis_url)
+    query = dict(parse_qsl(parts.query))
+    db = query.get("db", parts.path.lstrip("/") if parts.scheme != "unix" else "") or "0"
+    if parts.scheme == "unix":
+        return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={db}"
+    options = {name: value for name, value in query.items() if name.startswith("ssl_")}
+    if parts.scheme == "rediss":
+        options = {"ssl_cert_reqs": "required"} | options
+    return urlunsplit((parts.scheme, parts.netloc, f"/{db}", urlencode(options), ""))
+
+
 def send(app: Celery, model: str, job_id: str, shard: int) -> None:
     """Put a shard into the queue of its model. Raises kombu's OperationalError, after about a second, if Redis is away."""
-    app.send_task(TASK, args=(job_id, shard), queue=keys.bulk_queue(model), ignore_result=True, retry=False)
+    connection = app.connection_for_write(transport_options=_SEND_OPTIONS)
+    # Kombu keeps a pool of producers for each kind of connection.
+    with pools.producers[connection].acquire(block=True) as producer:
+        app.send_task(
+            TASK, args=(job_id, shard), queue=keys.bulk_queue(model), ignore_result=True, retry=False, producer=producer
+        )

@@ -9,11 +9,15 @@
 | umekomi:worker:WORKER | string | one worker's presence: device, models, what waits (JSON) | PRESENCE_S |
 | umekomi:workers | sorted set | worker ids, scored by when they count as dead (unix s) | entries pruned |
 | umekomi:job:JOB | hash | a job's manifest and markers, copied from storage | none; dropped when deleted |
-| umekomi:shards:JOB | hash | shard -> its committed counts (JSON); field `whole` once rebuilt | 1 day after the end |
+| umekomi:shards:JOB | hash | shard -> its committed counts (JSON); field `whole` once rebuilt | 1 day after the last |
 | umekomi:jobs:running | sorted set | jobs that are not finished, by created_at | none |
 | umekomi:jobs:of:OWNER | sorted set | an owner's jobs, by created_at | none |
+| umekomi:batches:of:OWNER | sorted set | an owner's batches, by created_at | none |
+| umekomi:jobs:finished | sorted set | jobs that are finished, by finished_at | entries dropped |
+| umekomi:webhooks | sorted set | jobs whose webhook has yet to hear of their end, by when to try (unix s) | entries dropped |
+| umekomi:events | channel | ids of jobs, each published when something about it changed | not kept |
 | umekomi:passes | sorted set | a running job's virtual time in the dealing of shards | none |
-| umekomi:in-flight:MODEL | sorted set | JOB/SHARD sent, not committed, by when it counts as lost | entries pruned |
+| umekomi:in-flight:{MODEL} | sorted set | JOB/SHARD sent, not committed, by when it counts as lost | entries pruned |
 | umekomi:lease:JOB/SHARD | string | the worker that runs the shard now | LEASE_S, renewed |
 | umekomi:lock:NAME | string | who does NAME now (dealing, reconciling) | seconds |
 | umekomi:index | string | present once everything was rebuilt from storage | none |
@@ -28,6 +32,9 @@ from __future__ import annotations
 PREFIX = "umekomi:"
 WORKERS = PREFIX + "workers"
 JOBS_RUNNING = PREFIX + "jobs:running"
+JOBS_FINISHED = PREFIX + "jobs:finished"
+WEBHOOKS = PREFIX + "webhooks"
+EVENTS = PREFIX + "events"
 PASSES = PREFIX + "passes"
 INDEX = PREFIX + "index"
 DEAL = PREFIX + "deal"
@@ -73,6 +80,11 @@ def shards(job_id: str) -> str:
 def jobs_of(owner: str) -> str:
     """An owner's jobs."""
     return f"{PREFIX}jobs:of:{owner}"
+
+
+def batches_of(owner: str) -> str:
+    """An owner's batches."""
+    return f"{PREFIX}batches:of:{owner}"
 
 
 def in_flight(model: str) -> str:

@@ -27,7 +27,10 @@ def set_up(settings: Settings, process: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=not human),
     ]
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        # The plain traceback: the rich one prints local variables, and those are texts, vectors and keys.
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        )
         if human
         else structlog.processors.JSONRenderer(sort_keys=True)
     )
@@ -49,7 +52,7 @@ def set_up(settings: Settings, process: str) -> None:
             foreign_pre_chain=stamps,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
+                *([] if human else [structlog.processors.format_exc_info]),
                 renderer,
             ],
         )
@@ -59,6 +62,9 @@ def set_up(settings: Settings, process: str) -> None:
     root.setLevel(settings.log_level.upper())
     for noisy in ("httpx", "urllib3", "filelock", "fsspec", "botocore", "aiobotocore", "s3fs", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    # Celery says of each task that it came and went; the shard's own line says more.
+    for chatty in ("celery.app.trace", "celery.worker.strategy"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
 
 
 def get_logger(name: str) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from shared.errors import ModelNotFound
 from shared.settings import Settings
@@ -26,17 +28,27 @@ BACKEND_NAMES = {
     "fake": "fake",
 }
 
+# Backends whose models are no files.
+WITHOUT_FILES = frozenset({"fake"})
+
 # Keys of LocalAI's that say nothing to an embedding model: accepted, named once in a warning.
 LOCALAI_ONLY = frozenset(
     """agent backend_options cfg_scale context_shift cuda cutstrings debug download_files draft_model engine_args env
-    extract_regex feature_flags flash_attention function gpu_layers gpu_memory_utilization grammar group_by
-    known_usecases load_format lora_adapter lora_base lora_scale low_vram max_model_len mcp mirostat mirostat_eta mirostat_tau
-    mmap mmlock mmproj ngqa no_kv_offloading no_mulmatq numa options overrides pipeline quantization rms_norm_eps roles
-    rope_freq_base rope_freq_scale rope_scaling step stopwords swap_space system_prompt tensor_parallel_size template tensor_split tts type
+    extract_regex feature_flags flash_attention function gpu_layers gpu_memory_utilization grammar group_by known_usecases
+    load_format lora_adapter lora_base lora_scale low_vram max_model_len mcp mirostat mirostat_eta mirostat_tau mmap mmlock
+    mmproj ngqa no_kv_offloading no_mulmatq numa options overrides pipeline quantization rms_norm_eps roles rope_freq_base
+    rope_freq_scale rope_scaling step stopwords swap_space system_prompt tensor_parallel_size template tensor_split tts type
     trimspace trimsuffix usage yarn_attn_factor yarn_beta_fast yarn_beta_slow yarn_ext_factor""".split()
 )
 
-_HUB = re.compile(r"(?:hf://|huggingface://|https://huggingface\.co/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)/?")
+# The same inside `parameters`: what LocalAI tells a model that generates.
+LOCALAI_ONLY_PARAMETERS = frozenset(
+    """batch clip_skip echo frequency_penalty ignore_eos language max_tokens n n_draft n_keep negative_prompt
+    negative_prompt_scale presence_penalty repeat_last_n repeat_penalty rope_freq_base rope_freq_scale seed temperature tfz
+    tokenizer top_k top_p translate typical_p use_fast_tokenizer""".split()
+)
+
+_HUB = re.compile(r"(?:hf://|huggingface://|https://huggingface\.co/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)/?", re.ASCII)
 _NAME = re.compile(r"[^\s{}\x00-\x1f][^{}\x00-\x1f]{0,199}")
 
 
@@ -99,11 +111,12 @@ class ModelConfig(BaseModel):
     ttl: float | None = Field(None, ge=0, description="seconds without use after which it is unloaded")
     concurrency_groups: tuple[str, ...] = Field((), description="models of one group are not loaded side by side")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError("name: 1 to 200 characters, no braces or control characters, no space in front")
-        return self
+    @field_validator("name", "alias")
+    @classmethod
+    def _speakable(cls, value: str | None) -> str | None:
+        if value is not None and not _NAME.fullmatch(value):
+            raise ValueError("must be 1 to 200 characters, no braces or control characters, no space in front")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +139,7 @@ class ModelRegistry:
     models: Mapping[str, ModelConfig]  # by name and by alias
     problems: tuple[Problem, ...] = ()
     directory: Path = field(default_factory=Path.cwd)  # relative model paths start here
+    lines: Mapping[str, int] = field(default_factory=dict)  # by name: where the file says `parameters: model:`
 
     def __iter__(self) -> Iterator[ModelConfig]:
         """Every model once."""
@@ -171,11 +185,10 @@ def read_registry(file: Path, models_path: Path | None = None) -> ModelRegistry:
     try:
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or str(error)
-        return ModelRegistry({}, (Problem(file, mark.line + 1 if mark else 1, f"not YAML: {reason}"),), file.absolute().parent)
+        return ModelRegistry({}, (_not_yaml(error, file, 1),), file.absolute().parent)
     problems: list[Problem] = []
     entries: list[tuple[ModelConfig, int]] = []
+    lines: dict[str, int] = {}
     if node is None:
         problems.append(Problem(file, 1, "the file is empty"))
         nodes = []
@@ -188,7 +201,8 @@ def read_registry(file: Path, models_path: Path | None = None) -> ModelRegistry:
         problems.extend(found)
         if config is not None:
             entries.append((config, entry.start_mark.line + 1))
-    return _registry(entries, problems, file, models_path or file.absolute().parent)
+            lines.setdefault(config.name, _line(entry, ("parameters", "model")))
+    return replace(_registry(entries, problems, file, models_path or file.absolute().parent), lines=lines)
 
 
 def _registry(entries: list[tuple[ModelConfig, int]], problems: list[Problem], file: Path, directory: Path) -> ModelRegistry:
@@ -206,23 +220,31 @@ def _registry(entries: list[tuple[ModelConfig, int]], problems: list[Problem], f
         models[config.name] = config
         if config.alias:
             models[config.alias] = config
-    if sum(model.default for model in _unique(models.values())) > 1:
-        problems.append(Problem(file, 1, "several entries say `default: true`; the first one is it", served=True))
-    return ModelRegistry(models, tuple(problems), directory)
+    defaults = [(config, line) for config, line in entries if config.default and models.get(config.name) is config]
+    for config, line in defaults[1:]:
+        reason = f"{config.name}: `default: true` is already said by {defaults[0][0].name}, which is the default"
+        problems.append(Problem(file, line, reason, served=True))
+    return ModelRegistry(models, tuple(sorted(problems, key=lambda problem: problem.line)), directory)
 
 
 def _read_entry(node: yaml.Node, file: Path) -> tuple[ModelConfig | None, list[Problem]]:
     line = node.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
         return None, [Problem(file, line, "an entry must be a mapping with `name` and `parameters`")]
-    problems: list[Problem] = []
+    problems = [Problem(file, line, f"the key `{key}` is there twice") for key, line in _repeated(node)]
+    if problems:
+        return None, problems
     try:
-        raw = yaml.SafeLoader("").construct_document(node)
-    except yaml.YAMLError as error:
-        return None, [Problem(file, line, str(error))]
-    for key in [key for key in raw if key in LOCALAI_ONLY]:
-        del raw[key]
-        problems.append(Problem(file, _line(node, (key,)), f"{key}: has no meaning for an embedding model; ignored", served=True))
+        # A copy: constructing writes merged keys (<<) into nodes that other entries may share.
+        raw = yaml.SafeLoader("").construct_document(copy.deepcopy(node))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: 2024-99-99 looks like a date and is none
+        return None, [_not_yaml(error, file, line)]
+    parameters = raw.get("parameters")
+    for path, owner, names in ((), raw, LOCALAI_ONLY), (("parameters",), parameters, LOCALAI_ONLY_PARAMETERS):
+        for key in [key for key in owner if key in names] if isinstance(owner, dict) else []:
+            del owner[key]
+            reason = f"{'.'.join((*path, key))}: has no meaning for an embedding model; ignored"
+            problems.append(Problem(file, _line(node, (*path, key)), reason, served=True))
     try:
         return ModelConfig.model_validate(raw, strict=False), problems
     except ValidationError as error:
@@ -232,11 +254,39 @@ def _read_entry(node: yaml.Node, file: Path) -> tuple[ModelConfig | None, list[P
         return None, problems
 
 
+def _not_yaml(error: Exception, file: Path, line: int) -> Problem:
+    mark = getattr(error, "problem_mark", None)
+    reason = getattr(error, "problem", None) or " ".join(str(error).split())
+    return Problem(file, mark.line + 1 if mark else line, f"not YAML: {reason}")
+
+
+def _repeated(entry: yaml.Node) -> Iterator[tuple[str, int]]:
+    """Keys that one mapping of the entry has twice, of which YAML would silently take the last; with their lines."""
+    left, met = [entry], set()
+    while left:
+        node = left.pop()
+        if id(node) in met or not isinstance(node, yaml.CollectionNode):
+            continue
+        met.add(id(node))  # anchors may lead to it again, and in circles
+        if isinstance(node, yaml.MappingNode):
+            names = Counter[str]()
+            for key, value in node.value:
+                left.append(value)
+                if isinstance(key, yaml.ScalarNode):
+                    names[key.value] += 1
+                    if names[key.value] == 2:
+                        yield key.value, key.start_mark.line + 1
+        else:
+            left += node.value
+
+
 def _sentence(wrong: Any) -> str:
     where = ".".join(str(part) for part in wrong["loc"])
     if wrong["type"] == "extra_forbidden":
         owners: dict[str, type[BaseModel]] = {"parameters": Parameters, "batch": BatchLimits}
         owner = owners.get(str(wrong["loc"][0]), ModelConfig)
+        if owner is ModelConfig and wrong["loc"][-1] in Parameters.model_fields:
+            return f"unknown key `{where}`; did you mean `parameters.{where}`?"
         near = difflib.get_close_matches(str(wrong["loc"][-1]), list(owner.model_fields), n=1, cutoff=0.5)
         return f"unknown key `{where}`" + (f"; did you mean `{near[0]}`?" if near else "")
     message = str(wrong["msg"]).removeprefix("Value error, ")
@@ -273,10 +323,13 @@ def find_source(config: ModelConfig, directory: Path) -> ModelSource:
     """
     from importlib.util import find_spec
 
+    if config.backend in WITHOUT_FILES:
+        return ModelSource()
     spec = config.parameters.model
     if spec.startswith("package://"):
         package, _, inside = spec.removeprefix("package://").partition("/")
-        found = find_spec(package)
+        # A dotted name would import what stands before its dot.
+        found = find_spec(package) if package.isidentifier() else None
         if found is None or not found.submodule_search_locations:
             raise FileNotFoundError(f"the Python package {package} is not installed here ({spec})")
         path = Path(next(iter(found.submodule_search_locations))) / inside

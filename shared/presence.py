@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
@@ -55,10 +54,10 @@ class WorkerPresence:
         """What `to_json` wrote; fields of a newer version are passed over."""
         fields = orjson.loads(raw)
         known = ModelPresence.__dataclass_fields__
-        models = {
-            name: ModelPresence(**{key: value for key, value in model.items() if key in known})
-            for name, model in fields.pop("models").items()
-        }
+        models = {}
+        for name, model in fields.pop("models").items():
+            said: dict[str, Any] = {key: value for key, value in model.items() if key in known}
+            models[name] = ModelPresence(**said | {"prompts": tuple(said.get("prompts", ()))})
         return cls(models=models, **{key: value for key, value in fields.items() if key in cls.__dataclass_fields__})
 
 
@@ -68,19 +67,22 @@ class PresenceBoard:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    def announce(self, worker: WorkerPresence) -> None:
-        """Renew a worker's presence; models it cannot serve are taken off."""
-        until = time.time() + PRESENCE_S
+    def announce(self, worker: WorkerPresence, *, draining: bool = False) -> None:
+        """Renew a worker's presence; models it cannot serve are taken off, all of them while it is draining."""
+        # By Redis's clock, which also decides whether an ask may enter: those of the machines may differ.
+        seconds, microseconds = cast(Any, self._redis.time())
+        now = seconds + microseconds / 1e6
+        until = now + PRESENCE_S
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.set(keys.worker(worker.id), worker.to_json(), px=int(PRESENCE_S * 1000))
         pipeline.zadd(keys.WORKERS, {worker.id: until})
         for name, model in worker.models.items():
-            if model.state == "failed":
+            if draining or model.state == "failed":
                 pipeline.zrem(keys.able(name), worker.id)
             else:
                 pipeline.zadd(keys.able(name), {worker.id: until})
-            pipeline.zremrangebyscore(keys.able(name), "-inf", time.time() - 3600)
-        pipeline.zremrangebyscore(keys.WORKERS, "-inf", time.time() - 3600)
+            pipeline.zremrangebyscore(keys.able(name), "-inf", now - 3600)
+        pipeline.zremrangebyscore(keys.WORKERS, "-inf", now - 3600)
         pipeline.execute()
 
     def leave(self, worker: WorkerPresence) -> None:
@@ -98,7 +100,7 @@ class PresenceBoard:
 
     def workers(self) -> list[WorkerPresence]:
         """Every live worker, by id."""
-        ids = cast(Any, self._redis.zrangebyscore(keys.WORKERS, time.time(), "+inf"))
+        ids = cast(Any, self._redis.zrange(keys.WORKERS, 0, -1))
         if not ids:
             return []
         found = cast(Any, self._redis.mget([keys.worker(worker_id.decode()) for worker_id in ids]))

@@ -7,6 +7,8 @@ The output's footer carries the shard's counts, so that progress can be rebuilt 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import BinaryIO
 
@@ -27,20 +29,20 @@ INPUT_SCHEMA = pa.schema(
 )
 
 
-def output_schema(dimensions: int) -> pa.Schema:
-    """index, line, id, vector float32 [dimensions] (null in an error row), tokens, truncated, metadata, error."""
-    return pa.schema(
-        [
-            pa.field("index", pa.int64(), nullable=False),
-            pa.field("line", pa.int64()),
-            pa.field("id", pa.string()),
-            pa.field("vector", pa.list_(pa.float32(), dimensions)),
-            pa.field("tokens", pa.int32()),
-            pa.field("truncated", pa.bool_()),
-            pa.field("metadata", pa.string()),
-            pa.field("error", pa.string()),
-        ]
-    )
+# `vector` is null in an error row; every other one of a job has as many float32 values. A list of fixed size would need to
+# know how many in a shard without a single vector.
+OUTPUT_SCHEMA = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("line", pa.int64()),
+        pa.field("id", pa.string()),
+        pa.field("vector", pa.list_(pa.float32())),
+        pa.field("tokens", pa.int32()),
+        pa.field("truncated", pa.bool_()),
+        pa.field("metadata", pa.string()),
+        pa.field("error", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,9 @@ class ShardCounts:
     started_at: float  # unix seconds
     finished_at: float
     deduplicated: int = 0
+    # Of a batch: the requests whose last row lies in the shard, and those of them that have an error row in it.
+    requests: int = 0
+    failed_requests: int = 0
 
     def to_json(self) -> bytes:
         """For Redis and for the footer."""
@@ -83,13 +88,26 @@ def write_output(table: pa.Table, counts: ShardCounts) -> bytes:
 
 
 def read_table(source: bytes | BinaryIO) -> pa.Table:
-    """The rows of a shard. Raises pyarrow.ArrowInvalid if the file is cut short or not Parquet."""
-    return pq.read_table(io.BytesIO(source) if isinstance(source, bytes) else source)
+    """The rows of a shard. Raises pyarrow.ArrowInvalid if the file is damaged."""
+    with damage_told():
+        return pq.read_table(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 def read_counts(source: bytes | BinaryIO) -> ShardCounts:
     """The counts in the footer; only the footer is read. Raises pyarrow.ArrowInvalid if it is damaged."""
-    metadata = pq.read_schema(io.BytesIO(source) if isinstance(source, bytes) else source).metadata or {}
-    if _COUNTS not in metadata:
-        raise pa.ArrowInvalid("no counts in the footer")
-    return ShardCounts.from_json(metadata[_COUNTS])
+    with damage_told():
+        metadata = pq.read_schema(io.BytesIO(source) if isinstance(source, bytes) else source).metadata or {}
+        if _COUNTS not in metadata:
+            raise pa.ArrowInvalid("no counts in the footer")
+        return ShardCounts.from_json(metadata[_COUNTS])
+
+
+@contextmanager
+def damage_told() -> Iterator[None]:
+    """pyarrow says of most damage that it is an OSError: told from a disk that fails by having no number."""
+    try:
+        yield
+    except (OSError, TypeError, orjson.JSONDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise pa.ArrowInvalid(f"damaged: {error}") from error

@@ -9,7 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.locations import parse_location
+from shared.signing import signing_key
+
 ENV_PREFIX = "UMEKOMI_"
+# May hold a password: never in a message, a log or a repr.
+SECRET = frozenset({"api_keys", "redis_url", "storage_url", "webhook_secret"})
 
 
 def default_data_dir() -> Path:
@@ -20,7 +25,9 @@ def default_data_dir() -> Path:
 class Settings(BaseSettings):
     """One field per variable; the description says when to change it. A wrong value stops the process, by name."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore", validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, frozen=True, extra="ignore", validate_default=True, env_ignore_empty=True, allow_inf_nan=False
+    )
 
     # Where things are
     address: str = Field("127.0.0.1:8080", description="host:port the API listens on; 0.0.0.0:8080 for every interface")
@@ -33,10 +40,11 @@ class Settings(BaseSettings):
     )
     models_path: Path | None = Field(None, description="directory that relative model paths are looked up in")
     redis_url: str | None = Field(
-        None, description="redis://, rediss:// or unix:// URL of Redis or Valkey; without it `serve` starts its own"
+        None, repr=False, description="redis://, rediss:// or unix:// URL of Redis or Valkey; without it `serve` starts its own"
     )
     storage_url: str | None = Field(
         None,
+        repr=False,
         description="where jobs live: a directory or an fsspec URL such as s3://bucket/prefix; default DATA_DIR/storage",
     )
 
@@ -66,6 +74,12 @@ class Settings(BaseSettings):
         64 * 2**30, ge=2**20, description="body of a job, also after decompression; storage should hold it"
     )
 
+    input_roots: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="comma-separated directories and URL prefixes that jobs may read by input_url, such as s3://corpora/public; "
+        "workers read them with their own rights",
+    )
+
     # The bulk lane
     shard_seconds: float = Field(
         4.0, gt=0, le=300, description="device time a shard should take; shorter: finer progress, more files"
@@ -82,6 +96,41 @@ class Settings(BaseSettings):
     )
     reconcile_interval_s: float = Field(5.0, gt=0, description="how often one worker looks for lost shards")
     max_attempts: int = Field(3, ge=1, le=20, description="crashes on a shard before its rows are tried in halves")
+
+    # OpenAI's files and batches
+    max_file_bytes: int = Field(512 * 2**20, ge=1024, description="a file of POST /v1/files; OpenAI's limit is 512 MB")
+    files_expire_after_s: float = Field(
+        30 * 86_400.0, ge=0, description="files whose uploader or batch says nothing else are deleted after so long; 0: never"
+    )
+    openai_batch_window_s: float = Field(
+        86_400.0, gt=0, description="a batch that is not done after so long expires, with what it has; OpenAI's is 24 hours"
+    )
+    openai_batch_max_bytes: int = Field(200 * 2**20, ge=1024, description="the input file of a batch; OpenAI's limit is 200 MB")
+    openai_batch_max_requests: int = Field(50_000, ge=1, description="requests in one batch, as OpenAI has it")
+    openai_batch_max_inputs: int = Field(50_000, ge=1, description="texts in all requests of one batch, as OpenAI has it")
+
+    jobs_expire_after_s: float = Field(
+        30 * 86_400.0, ge=0, description="finished jobs and their files are deleted after so long; 0: never"
+    )
+
+    # The vector cache (`cache: true` of a job)
+    vector_cache_memory_bytes: int = Field(
+        256 * 2**20, ge=2**20, description="a worker's index of the cached vectors, 16 bytes each; of more the newest are known"
+    )
+    cache_expire_after_s: float = Field(
+        30 * 86_400.0, ge=0, description="cached vectors are removed so long after they were made; 0: never"
+    )
+    cache_max_bytes: int = Field(
+        16 * 2**30, ge=0, description="cached vectors in storage, 1.6 kB each at 384 dimensions; the oldest go first"
+    )
+
+    # Webhooks
+    webhook_secret: SecretStr | None = Field(
+        None, description="signs webhooks, as whsec_BASE64 or plain text; without it jobs take no webhook_url"
+    )
+    webhook_allow_private: bool = Field(
+        False, description="let webhooks go to private and loopback addresses; only where every caller is trusted"
+    )
 
     # The worker
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto takes the GPU if there is one")
@@ -102,12 +151,26 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["auto", "json", "human"] = Field("auto", description="auto: human on a terminal, json elsewhere")
 
-    @field_validator("api_keys", mode="before")
+    @field_validator("api_keys", "input_roots", mode="before")
     @classmethod
     def _split_keys(cls, value: Any) -> Any:
         return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
 
-    @field_validator("config_file", "models_path", "redis_url", "storage_url", mode="before")
+    @field_validator("input_roots")
+    @classmethod
+    def _readable_roots(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for root in value:
+            parse_location(root)
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _decodable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            signing_key(value.get_secret_value())
+        return value
+
+    @field_validator("config_file", "models_path", "redis_url", "storage_url", "webhook_secret", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
@@ -117,12 +180,19 @@ class Settings(BaseSettings):
     def _expand_home(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
     @field_validator("address")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
         host, colon, port = value.rpartition(":")
-        if not colon or not port.isdecimal() or not 0 <= int(port) <= 65535:
-            raise ValueError("must be host:port, such as 127.0.0.1:8080 or :8080")
+        is_host = ("[" not in host and ":" not in host) or (host.startswith("[") and host.endswith("]"))
+        is_port = port.isascii() and port.isdecimal() and int(port) <= 65535
+        if not colon or not is_port or not is_host or any(map(str.isspace, host)):
+            raise ValueError("must be host:port, such as 127.0.0.1:8080, [::1]:8080 or :8080")
         return f"{host or '0.0.0.0'}:{port}"
 
     @field_validator("redis_url")
@@ -155,9 +225,10 @@ def load_settings(**flags: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        lines = [
-            f"{ENV_PREFIX}{'.'.join(map(str, problem['loc'])).upper()}: {problem['msg']} (got {problem['input']!r})"
-            for problem in error.errors()
-            if "api_keys" not in problem["loc"]
-        ] or [f"{ENV_PREFIX}API_KEYS: not a comma-separated list of keys"]
-        raise WrongSettings("\n".join(lines)) from None
+        raise WrongSettings("\n".join(map(_sentence, error.errors()))) from None
+
+
+def _sentence(problem: Any) -> str:
+    name = str(problem["loc"][0])
+    got = "" if name in SECRET else f" (got {problem['input']!r})"
+    return f"{ENV_PREFIX}{name.upper()}: {problem['msg'].removeprefix('Value error, ')}{got}"

@@ -1,7 +1,9 @@
 """What to send next: shards dealt fairly over the running jobs of a model, within a bound; pure.
 
-Stride scheduling: a job that gets a shard moves forward by 1/weight, and the job furthest back gets the next one. A new
-job starts where the furthest-back running job stands, so it neither waits for the old ones nor overtakes them all.
+Stride scheduling: a job that gets a shard moves forward by 1/weight, and the job furthest back gets the next one. So jobs
+that always have something pending are never more than LONGEST_STRIDE apart. One that is further behind had nothing pending
+for a while (all of it was in flight) and is brought up: nobody saves up turns. A new job starts one stride of its own ahead
+of the furthest-back one: its turn comes within a few, and however many new ones arrive, those before them go first.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from shared.jobs.job import Priority
 
 # Shares of the device between jobs that run side by side.
 WEIGHTS: dict[Priority, float] = {"high": 4.0, "normal": 2.0, "low": 1.0}
+LONGEST_STRIDE = 1.0 / min(WEIGHTS.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +41,11 @@ class Dealt:
 def deal(jobs: Iterable[RunningJob], room: int) -> Dealt:
     """Up to `room` shards: the job furthest back first, the older one where two are level."""
     jobs = list(jobs)
-    start = min((job.position for job in jobs if job.position is not None), default=0.0)
-    positions = {job.id: start if job.position is None else job.position for job in jobs}
+    known = [job.position for job in jobs if job.position is not None]
+    floor = max(known, default=0.0) - LONGEST_STRIDE
+    positions = {job.id: max(job.position, floor) for job in jobs if job.position is not None}
+    start = min((positions[job.id] for job in jobs if job.id in positions and job.pending), default=max(known, default=0.0))
+    positions |= {job.id: start + 1.0 / WEIGHTS[job.priority] for job in jobs if job.id not in positions}
     heap = [(positions[job.id], job.created_at, job.id, 0, job) for job in jobs if job.pending]
     heapq.heapify(heap)
     sends: list[tuple[str, int]] = []

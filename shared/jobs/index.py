@@ -8,16 +8,19 @@ from typing import Any, cast
 
 import orjson
 from redis import Redis
+from redis.client import PubSub
 
 from shared import keys
 from shared.jobs.dispatch import RunningJob
-from shared.jobs.job import Done, Job, JobView, Marks
+from shared.jobs.job import FINALIZE, PREPARE, Delivery, Done, Job, JobView, Kind, Marks
 from shared.records import ShardCounts
+from shared.webhooks import next_try_at
 
 # Set in a job's shards hash once all that storage knows is in it: a hash that a wipe left half-full is told by its absence.
 WHOLE = b"whole"
-# Per-shard counts of a finished job: its totals stand in done.json.
-FINISHED_SHARDS_EXPIRE_S = 86_400
+# Per-shard counts vanish so long after the last change: the totals of a finished job stand in done.json, those of a running
+# one in storage, and a late commit to a deleted job leaves nothing for ever.
+SHARDS_EXPIRE_S = 86_400
 
 
 class JobIndex:
@@ -33,17 +36,24 @@ class JobIndex:
         job = view.job
         pipeline = self._redis.pipeline(transaction=True)
         fields: dict[Any, Any] = {"job": job.model_dump_json()} | _mark_fields(view.marks)
+        if view.delivery.attempts:
+            fields["delivery"] = view.delivery.model_dump_json()
         pipeline.delete(keys.job(job.id))
         pipeline.hset(keys.job(job.id), mapping=fields)
-        pipeline.zadd(keys.jobs_of(job.owner), {job.id: job.created_at})
+        pipeline.zadd(_list_of(job.owner, job.kind), {job.id: job.created_at})
         if view.marks.done is None:
             # Not deleted first: a worker may commit a shard between the look at storage and this write.
             committed = {str(shard): counts.to_json() for shard, counts in view.committed.items()}
             pipeline.hset(keys.shards(job.id), mapping=cast(Any, committed | {WHOLE: b"1"}))
+            pipeline.expire(keys.shards(job.id), SHARDS_EXPIRE_S)
             pipeline.zadd(keys.JOBS_RUNNING, {job.id: job.created_at})
+            pipeline.zrem(keys.JOBS_FINISHED, job.id)
             pipeline.rpush(keys.DEAL, job.model)
         else:
             pipeline.zrem(keys.JOBS_RUNNING, job.id)
+            pipeline.zadd(keys.JOBS_FINISHED, {job.id: view.marks.done.finished_at})
+        _plan_webhook(pipeline, view)
+        pipeline.publish(keys.EVENTS, job.id)
         pipeline.execute()
 
     def view(self, job_id: str) -> JobView | None:
@@ -63,20 +73,26 @@ class JobIndex:
         if marks.done is not None:
             pipeline.zrem(keys.JOBS_RUNNING, job.id)
             pipeline.zrem(keys.PASSES, job.id)
-            pipeline.expire(keys.shards(job.id), FINISHED_SHARDS_EXPIRE_S)
+            pipeline.expire(keys.shards(job.id), SHARDS_EXPIRE_S)
+            pipeline.zadd(keys.JOBS_FINISHED, {job.id: marks.done.finished_at})
+            if job.webhook_url is not None:
+                # Whether it was told before is for the one who tells it to see.
+                pipeline.zadd(keys.WEBHOOKS, {job.id: marks.done.finished_at}, nx=True)
         elif marks.paused_at is not None:
             pipeline.zrem(keys.PASSES, job.id)  # it comes back as a new one, not with a claim to all it missed
         pipeline.rpush(keys.DEAL, job.model)
+        pipeline.publish(keys.EVENTS, job.id)
         pipeline.execute()
 
     def forget(self, job: Job) -> None:
         """The job was deleted."""
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.delete(keys.job(job.id), keys.shards(job.id))
-        pipeline.zrem(keys.jobs_of(job.owner), job.id)
-        pipeline.zrem(keys.JOBS_RUNNING, job.id)
-        pipeline.zrem(keys.PASSES, job.id)
+        pipeline.zrem(_list_of(job.owner, job.kind), job.id)
+        for everyone in (keys.JOBS_RUNNING, keys.JOBS_FINISHED, keys.WEBHOOKS, keys.PASSES):
+            pipeline.zrem(everyone, job.id)
         pipeline.rpush(keys.DEAL, job.model)
+        pipeline.publish(keys.EVENTS, job.id)
         pipeline.execute()
 
     def stopped(self, job_ids: Iterable[str]) -> set[str]:
@@ -95,9 +111,9 @@ class JobIndex:
         """Jobs that are not finished, oldest first."""
         return [raw.decode() for raw in cast(Any, self._redis.zrange(keys.JOBS_RUNNING, 0, -1))]
 
-    def newest_of(self, owner: str, after: str | None, limit: int) -> list[str]:
-        """An owner's jobs, newest first, those after the job `after`."""
-        key = keys.jobs_of(owner)
+    def newest_of(self, owner: str, after: str | None, limit: int, kind: Kind = "job") -> list[str]:
+        """An owner's jobs or batches, newest first, those after the one `after`."""
+        key = _list_of(owner, kind)
         start = 0
         if after is not None:
             rank = cast(Any, self._redis.zrevrank(key, after))
@@ -158,7 +174,11 @@ class JobIndex:
 
     def committed(self, job_id: str, shard: int, counts: ShardCounts) -> None:
         """The shard's output lies in storage."""
-        self._redis.hset(keys.shards(job_id), str(shard), cast(Any, counts.to_json()))
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hset(keys.shards(job_id), str(shard), cast(Any, counts.to_json()))
+        pipeline.expire(keys.shards(job_id), SHARDS_EXPIRE_S)
+        pipeline.publish(keys.EVENTS, job_id)
+        pipeline.execute()
 
     def uncommitted(self, job_id: str, shards: Iterable[int]) -> None:
         """These shards turned out not to lie in storage."""
@@ -181,12 +201,7 @@ class JobIndex:
         positions = cast(Any, self._redis.zmscore(keys.PASSES, [view.job.id for view in views]))
         jobs = []
         for view, position in zip(views, positions, strict=True):
-            pending: list[int] = []
-            for shard in range(len(view.job.shards)):
-                if len(pending) == most:
-                    break
-                if shard not in view.committed and (view.job.id, shard) not in in_flight:
-                    pending.append(shard)
+            pending = _pending(view, in_flight, most)
             jobs.append(
                 RunningJob(
                     id=view.job.id,
@@ -197,6 +212,46 @@ class JobIndex:
                 )
             )
         return jobs
+
+    # The end of a job, and after it
+
+    def delivered(self, view: JobView) -> None:
+        """What became of telling the job's webhook, and when to tell it again."""
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hset(keys.job(view.job.id), "delivery", view.delivery.model_dump_json())
+        _plan_webhook(pipeline, view)
+        pipeline.publish(keys.EVENTS, view.job.id)
+        pipeline.execute()
+
+    def take_webhooks(self, most: int, for_s: float) -> list[str]:
+        """Jobs whose webhook is to be told now; nobody else is given them within `for_s`, but for another at this moment."""
+        now = time.time()
+        due = [raw.decode() for raw in cast(Any, self._redis.zrangebyscore(keys.WEBHOOKS, "-inf", now, start=0, num=most))]
+        if due:
+            self._redis.zadd(keys.WEBHOOKS, dict.fromkeys(due, now + for_s), xx=True)
+        return due
+
+    def drop_webhook(self, job_id: str) -> None:
+        """There is nothing to tell the job's webhook."""
+        self._redis.zrem(keys.WEBHOOKS, job_id)
+
+    def finished_before(self, at: float, most: int) -> list[str]:
+        """Jobs that ended before `at` (unix seconds), those that ended first at the beginning."""
+        return [raw.decode() for raw in cast(Any, self._redis.zrangebyscore(keys.JOBS_FINISHED, "-inf", at, start=0, num=most))]
+
+    def drop_finished(self, job_id: str) -> None:
+        """The job is no finished one."""
+        self._redis.zrem(keys.JOBS_FINISHED, job_id)
+
+    def changes(self) -> PubSub:
+        """Tells the id of every job when something about it changed, from the moment on that it is subscribed."""
+        listener: PubSub = cast(Any, self._redis).pubsub()
+        listener.subscribe(keys.EVENTS)
+        return listener
+
+    def wake_listeners(self) -> None:
+        """Whoever waits for changes looks up, though nothing changed."""
+        self._redis.publish(keys.EVENTS, b"")
 
     # The leader's own
 
@@ -214,6 +269,10 @@ class JobIndex:
             return False
         return bool(self._redis.pexpire(key, int(for_s * 1000)))
 
+    def is_leading(self, worker_id: str) -> bool:
+        """Whether this worker leads now."""
+        return bool(cast(Any, self._redis.get(keys.lock("leader"))) == worker_id.encode())
+
     def stop_leading(self, worker_id: str) -> None:
         """Somebody else may lead at once."""
         if cast(Any, self._redis.get(keys.lock("leader"))) == worker_id.encode():
@@ -226,6 +285,35 @@ class JobIndex:
     def rebuilt(self) -> None:
         """Everything that storage knows is in Redis."""
         self._redis.set(keys.INDEX, str(time.time()))
+
+
+def _pending(view: JobView, in_flight: set[tuple[str, int]], most: int) -> list[int]:
+    job = view.job
+    if view.is_to_finalize(time.time()):
+        steps: Iterable[int] = (FINALIZE,)
+    elif not job.is_prepared:
+        steps = (PREPARE,)
+    else:
+        steps = range(len(job.shards))
+    pending: list[int] = []
+    for step in steps:
+        if len(pending) == most:
+            break
+        if step not in view.committed and (job.id, step) not in in_flight:
+            pending.append(step)
+    return pending
+
+
+def _plan_webhook(pipeline: Any, view: JobView) -> None:
+    at = next_try_at(view)
+    if at is not None:
+        pipeline.zadd(keys.WEBHOOKS, {view.job.id: at})
+    elif view.job.webhook_url is not None:
+        pipeline.zrem(keys.WEBHOOKS, view.job.id)
+
+
+def _list_of(owner: str, kind: Kind) -> str:
+    return keys.batches_of(owner) if kind == "batch" else keys.jobs_of(owner)
 
 
 def _mark_fields(marks: Marks) -> dict[str, Any]:
@@ -248,4 +336,6 @@ def _view(fields: Mapping[bytes, bytes], shards: Mapping[bytes, bytes]) -> JobVi
         done=Done.model_validate_json(fields[b"done"]) if b"done" in fields else None,
     )
     committed = {int(shard): ShardCounts.from_json(raw) for shard, raw in shards.items() if shard != WHOLE}
-    return JobView(job=Job.model_validate(orjson.loads(fields[b"job"])), marks=marks, committed=committed)
+    delivery = Delivery.model_validate_json(fields[b"delivery"]) if b"delivery" in fields else Delivery()
+    job = Job.model_validate(orjson.loads(fields[b"job"]))
+    return JobView(job=job, marks=marks, committed=committed, delivery=delivery)
