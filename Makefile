@@ -22,7 +22,7 @@ help:
 serve: .venv/installed ## run everything on this machine (http://127.0.0.1:8080); Ctrl-C stops it
 	@exec $(BIN)/umekomi serve $(ARGS)
 
-test: check ## everything that CI runs: the checks, then every test
+test: check .venv-clients/installed ## everything that CI runs: the checks, then every test
 	$(BIN)/pytest
 
 check: .venv/installed-dev ## ruff and mypy
@@ -50,7 +50,7 @@ readme: .venv/installed-dev ## write README's settings table anew from the setti
 	$(BIN)/python -m tests.support.readme
 
 clean: ## remove .venv and every cache; data stays
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-clients .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Torch on its own and first: whichever build of the pinned version is there, the rest is content with it.
@@ -61,6 +61,12 @@ clean: ## remove .venv and every cache; data stays
 	@test -x $(BIN)/python || { rm -rf .venv; $(PYTHON) -m venv .venv; }
 	$(if $(TORCH_INDEX_URL),$(PIP) --no-deps --index-url $(TORCH_INDEX_URL) torch,$(PIP) torch)
 	$(PIP) --editable '.[worker,embedded]'
+	@touch $@
+
+# Clients that the tests try the API with, apart from .venv: they want other versions of what is pinned there.
+.venv-clients/installed: tests/clients/requirements.txt .venv/installed
+	@test -x .venv-clients/bin/python || { rm -rf .venv-clients; $(BIN)/python -m venv .venv-clients; }
+	.venv-clients/bin/python -m pip --disable-pip-version-check install --quiet --requirement tests/clients/requirements.txt
 	@touch $@
 
 .venv/installed-dev: .venv/installed

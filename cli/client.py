@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 import httpx
+
+from cli.corpus import Corpus, blocks
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 JOBS = "/v1/embeddings/jobs"
@@ -21,11 +23,9 @@ JOBS = "/v1/embeddings/jobs"
 ANSWER_TIMEOUT_S = 60.0
 UPLOAD_TIMEOUT_S = 600.0
 UPLOAD_TRIES = 5
-UPLOAD_BLOCK_BYTES = 256 * 1024
-FINISHED = frozenset({"completed", "failed", "cancelled"})
-
-# A file's ending -> its content type.
-CONTENT_TYPES = {".ndjson": "application/x-ndjson", ".jsonl": "application/x-ndjson", ".json": "application/json"}
+# A stream of changes is kept alive every 15 s.
+SILENCE_S = 40.0
+FINISHED = frozenset({"completed", "failed", "cancelled", "expired"})
 
 
 class Refused(click.ClickException):
@@ -93,6 +93,8 @@ class Download:
 
     blocks: Iterator[bytes]
     is_complete: bool  # nothing will come after it: the job is done
+    tag: str | None = None  # while it is the same, so are the file's bytes; None: they may change
+    begin: int = 0  # position in the file of the first byte that comes
 
 
 class ApiClient:
@@ -135,26 +137,29 @@ class ApiClient:
 
     # Jobs
 
-    def submit(self, file: Path, parameters: Mapping[str, Any], key: str | None, on_sent: Callable[[int], None]) -> JobStatus:
-        """Stream the file to the server. `on_sent` hears the bytes sent so far, from 0 again after a broken connection.
+    def submit(self, corpus: Corpus, parameters: Mapping[str, Any], key: str | None, on_sent: Callable[[int], None]) -> JobStatus:
+        """Stream the corpus to the server. `on_sent` hears the bytes sent so far, from 0 again after a broken connection.
 
         A broken upload is sent again under the same Idempotency-Key, so that it cannot become two jobs.
         """
-        headers = {"Idempotency-Key": key or uuid.uuid4().hex, "Content-Length": str(file.stat().st_size)} | _content(file)
-        for attempt in range(1, UPLOAD_TRIES + 1):
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex} | corpus.headers
+        if corpus.size_bytes is not None:
+            headers["Content-Length"] = str(corpus.size_bytes)
+        tries = UPLOAD_TRIES if corpus.path is not None else 1  # standard input is gone once it was read
+        for attempt in range(1, tries + 1):
             try:
-                with file.open("rb") as source:
+                with corpus.open() as source:
                     wire = self._json(
                         "POST",
                         JOBS,
                         params=_given(parameters),
                         headers=headers,
-                        content=_blocks(source, on_sent),
+                        content=blocks(source, on_sent),
                         timeout=httpx.Timeout(UPLOAD_TIMEOUT_S, connect=5.0),
                     )
                 return JobStatus.from_wire(wire)
             except TryAgain:
-                if attempt == UPLOAD_TRIES:
+                if attempt == tries:
                     raise
                 time.sleep(min(0.5 * 2.0**attempt, 8.0))
         raise AssertionError("the last try returns or raises")
@@ -162,6 +167,25 @@ class ApiClient:
     def job(self, job_id: str) -> JobStatus:
         """How a job stands."""
         return JobStatus.from_wire(self._json("GET", _job(job_id)))
+
+    def changes(self, job_id: str) -> Iterator[JobStatus]:
+        """How a job stands, now and whenever that changed, until the server has no more to tell."""
+        with (
+            self._as_sentences(),
+            self._http.stream("GET", f"{_job(job_id)}/events", timeout=httpx.Timeout(SILENCE_S, connect=5.0)) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                raise Refused("this server tells no changes")
+            for line in response.iter_lines():
+                # One line of data an event; of their names and ids nothing is needed.
+                if line.startswith("data: "):
+                    wire = _parse(line.removeprefix("data: "))
+                    if wire.get("deleted"):
+                        raise Refused(f"job {job_id} was deleted")
+                    yield JobStatus.from_wire(wire)
 
     def jobs(self, status: str | None, limit: int) -> list[JobStatus]:
         """The newest jobs, newest first."""
@@ -176,24 +200,33 @@ class ApiClient:
         return found
 
     def act(self, job_id: str, action: str) -> JobStatus:
-        """cancel, pause or resume."""
-        return JobStatus.from_wire(self._json("POST", f"{_job(job_id)}/{action}"))
+        """cancel, pause, resume or retry, which is answered when the failed rows are written anew."""
+        return JobStatus.from_wire(self._json("POST", f"{_job(job_id)}/{action}", timeout=UPLOAD_TIMEOUT_S))
 
     def delete(self, job_id: str) -> None:
         """The job and its files."""
         self._json("DELETE", _job(job_id))
 
     @contextmanager
-    def download(self, job_id: str, what: str, **query: Any) -> Iterator[Download]:
-        """`results` or `errors` of what is committed."""
+    def download(self, job_id: str, what: str, *, begin: int = 0, tag: str | None = None, **query: Any) -> Iterator[Download]:
+        """`results` or `errors` of what is committed; from the byte `begin` on if the file still has this tag, else all of it."""
+        headers = {"Accept-Encoding": "identity"}
+        if begin and tag is not None:
+            headers |= {"Range": f"bytes={begin}-", "If-Range": f'"{tag}"'}
+        url = f"{_job(job_id)}/{what}"
         with (
             self._as_sentences(),
-            self._http.stream("GET", f"{_job(job_id)}/{what}", params=_given(query), timeout=UPLOAD_TIMEOUT_S) as response,
+            self._http.stream("GET", url, params=_given(query), headers=headers, timeout=UPLOAD_TIMEOUT_S) as response,
         ):
+            if response.status_code == 416 and response.headers.get("Content-Range") == f"bytes */{begin}":
+                yield Download(iter(()), True, tag, begin)  # it was all there
+                return
             if response.is_error:
                 response.read()
                 raise _refusal(response)
-            yield Download(response.iter_bytes(), response.headers.get("x-umekomi-complete") != "false")
+            is_complete = response.headers.get("x-umekomi-complete") != "false"
+            found = response.headers.get("ETag", "").strip('"') or None
+            yield Download(response.iter_bytes(), is_complete, found, begin if response.status_code == 206 else 0)
 
     # The wire
 
@@ -260,6 +293,16 @@ def _refusal(response: httpx.Response) -> click.ClickException:
     return (TryAgain if response.status_code == 429 or response.status_code >= 500 else Refused)(message)
 
 
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        wire = json.loads(text)
+    except ValueError:
+        wire = None
+    if not isinstance(wire, dict):
+        raise Refused("an event of the server's is not a JSON object")
+    return wire
+
+
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
@@ -268,23 +311,3 @@ def _job(job_id: str) -> str:
     if not job_id or not job_id.replace("_", "").replace("-", "").isalnum():
         raise click.UsageError(f"{job_id!r} is not a job's id")
     return f"{JOBS}/{job_id}"
-
-
-def _content(file: Path) -> dict[str, str]:
-    """The headers that tell what a file is, by its ending. Raises UsageError for an ending nobody knows."""
-    suffix, encoding = file.suffix.lower(), {}
-    if suffix == ".gz":
-        suffix, encoding = Path(file.stem).suffix.lower(), {"Content-Encoding": "gzip"}
-    if suffix not in CONTENT_TYPES:
-        known = ", ".join(CONTENT_TYPES)
-        raise click.UsageError(f"{file}: its ending must be one of {known}, or that and .gz")
-    return {"Content-Type": CONTENT_TYPES[suffix]} | encoding
-
-
-def _blocks(source: Any, on_sent: Callable[[int], None]) -> Iterator[bytes]:
-    sent = 0
-    on_sent(0)
-    while block := source.read(UPLOAD_BLOCK_BYTES):
-        yield block
-        sent += len(block)
-        on_sent(sent)

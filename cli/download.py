@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cli.client import ApiClient, Refused, TryAgain
 
@@ -14,7 +16,7 @@ TRIES = 5
 TAIL_BYTES = 4 * 2**20
 
 
-def append_rows(client: ApiClient, job_id: str, what: str, path: Path) -> bool:
+def append_rows(client: ApiClient, job_id: str, what: str, path: Path, **query: Any) -> bool:
     """Write the rows of `results` or `errors` that the file lacks to its end; a broken connection is taken up again.
 
     Returns whether the job is done and this is all. Raises Refused if the file holds something else, OSError if it
@@ -22,7 +24,10 @@ def append_rows(client: ApiClient, job_id: str, what: str, path: Path) -> bool:
     """
     for attempt in range(1, TRIES + 1):
         try:
-            with path.open("a+b") as sink, client.download(job_id, what, after=_last_index(sink, path)) as download:
+            with (
+                path.open("a+b") as sink,
+                client.download(job_id, what, after=_last_index(sink, path), **query) as download,
+            ):
                 for block in download.blocks:
                     sink.write(block)
                 return download.is_complete
@@ -33,23 +38,66 @@ def append_rows(client: ApiClient, job_id: str, what: str, path: Path) -> bool:
     raise AssertionError("the last try returns or raises")
 
 
-def replace_file(client: ApiClient, job_id: str, form: str, path: Path) -> bool:
+def replace_file(client: ApiClient, job_id: str, path: Path, *, goes_on: bool, **query: Any) -> bool:
     """Write a file that can only be whole, such as Parquet: beside its name first, then in its place.
 
-    Returns whether the job is done and this is all.
+    A broken connection is taken up again at the byte where it broke, if the server says that the file will not change. Then
+    the part is kept too when it cannot be taken up, and `goes_on` begins with it. Returns whether the job is done.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as sink, client.download(job_id, "results", format=form) as download:
-            for block in download.blocks:
-                sink.write(block)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return download.is_complete
+    part = _Part.find(path) if goes_on else _Part(path, None)
+    for attempt in range(1, TRIES + 1):
+        try:
+            with client.download(job_id, "results", begin=part.size, tag=part.tag, **query) as download:
+                if not download.begin:
+                    part.remove()
+                    part = _Part(path, download.tag)
+                    part.remove()
+                with part.path.open("ab") as sink:
+                    for block in download.blocks:
+                        sink.write(block)
+            part.path.replace(path)
+            return download.is_complete
+        except TryAgain as error:
+            if attempt == TRIES:
+                raise TryAgain(f"{error.message}{'; -c goes on from here' if part.size else ''}") from None
+        finally:
+            if part.tag is None:
+                part.remove()
+        time.sleep(min(0.5 * 2.0**attempt, 8.0))
+    raise AssertionError("the last try returns or raises")
 
 
-def stream(client: ApiClient, job_id: str, what: str, sink: BinaryIO, **query: str) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is there of a file, beside it; its tag stands in its name."""
+
+    of: Path
+    tag: str | None
+
+    @classmethod
+    def find(cls, of: Path) -> _Part:
+        """The part that an earlier call left; an empty one if there is none."""
+        for found in of.parent.glob(f"{glob.escape(of.name)}.*.part"):
+            tag = found.name.removeprefix(f"{of.name}.").removesuffix(".part")
+            if tag.isalnum():
+                return cls(of, tag)
+        return cls(of, None)
+
+    @property
+    def path(self) -> Path:
+        return self.of.with_name(f"{self.of.name}.{self.tag}.part" if self.tag else f"{self.of.name}.part")
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size if self.tag is not None and self.path.exists() else 0
+
+    def remove(self) -> None:
+        """Remove it, if it is there."""
+        self.path.unlink(missing_ok=True)
+
+
+def stream(client: ApiClient, job_id: str, what: str, sink: BinaryIO, **query: Any) -> bool:
     """Pass the bytes on as they come. Returns whether the job is done and this is all."""
     with client.download(job_id, what, **query) as download:
         for block in download.blocks:

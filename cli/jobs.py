@@ -13,10 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.client import ApiClient, JobStatus, api_command
+from cli.corpus import FORMATS, read_corpus
 from cli.download import append_rows, replace_file, stream
 from cli.watch import describe_pace, describe_seconds, upload_bar, watch_job
 
 INTERRUPTED = 130
+# A result file's ending -> its format.
+ENDINGS = {".jsonl": "jsonl", ".parquet": "parquet", ".arrows": "arrow", ".arrow": "arrow", ".npy": "npy", ".npz": "npz"}
 
 
 @click.group()
@@ -44,13 +47,21 @@ def _pairs(_context: click.Context, _option: click.Parameter, given: tuple[str, 
 
 
 @jobs.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file")
+@click.option("--format", "format_name", type=click.Choice(list(FORMATS)), help="What FILE is, where its ending does not tell.")
+@click.option("--text-column", metavar="NAME", help="The column of the texts in csv and parquet.  [default: text]")
+@click.option("--id-column", metavar="NAME", help="The column of the ids.  [default: id, if there is one]")
+@click.option("--metadata-columns", metavar="NAME,…", help="Columns to keep as metadata.  [default: all the others]")
+@click.option("--delimiter", help="Between the fields of csv, a character or `tab`; else told from the header.")
+@click.option("--on-duplicate", type=click.Choice(["error", "keep"]), help="What becomes of an id that comes twice.")
 @click.option("-m", "--model", help="The model; without it the server's default.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Cut the vectors to so many dimensions.")
 @click.option("--input-type", type=click.Choice(["query", "document"]), help="Which of the model's prompts to put in front.")
 @click.option("--prompt-name", help="The same by the prompt's name.")
 @click.option("--truncate", type=click.Choice(["end", "error"]), help="What becomes of a text that is too long.")
 @click.option("--priority", type=click.Choice(["high", "normal", "low"]), help="Its share beside other jobs.")
+@click.option("--dedupe", is_flag=True, default=None, help="Embed equal texts of the file once.")
+@click.option("--cache", is_flag=True, default=None, help="Take the vectors of texts that earlier such jobs embedded.")
 @click.option("--metadata", multiple=True, callback=_pairs, metavar="NAME=VALUE", help="A note on the job; may be repeated.")
 @click.option(
     "--idempotency-key", metavar="KEY", help="The same key with the same file is the same job, also tomorrow; else one is made."
@@ -58,7 +69,8 @@ def _pairs(_context: click.Context, _option: click.Parameter, given: tuple[str, 
 @click.option("--watch/--no-watch", help="Show a progress bar until the job is finished.")
 @api_command
 def submit(
-    file: Path,
+    file: str,
+    format_name: str | None,
     watch: bool,
     idempotency_key: str | None,
     metadata: dict[str, str] | None,
@@ -67,24 +79,27 @@ def submit(
 ) -> None:
     """Submit FILE as a job and print the job's id.
 
-    FILE is .ndjson or .jsonl, a line {"id": …, "text": …, "metadata": {…}} for each text (id and metadata may be left out),
-    or .json, the whole request {"model": …, "input": [...]}; .gz after it is fine. It is streamed, so its size does not
-    matter. A line that is wrong fails alone: see `umekomi jobs errors`.
+    FILE is .ndjson or .jsonl, a line {"id": …, "text": …, "metadata": {…}} for each text (id and metadata may be left out);
+    .csv, .tsv or .parquet with a column of texts; .txt, a text a line; or .json, the whole request {"model": …,
+    "input": [...]}. With .gz or .zst after it, it is packed. `-` is standard input. It is streamed, so its size does not
+    matter. A row that is wrong fails alone: see `umekomi jobs errors`.
 
     Ctrl-C while watching stops the watching, not the job.
 
     \b
     umekomi jobs submit corpus.ndjson --watch
     umekomi jobs submit corpus.ndjson.gz --model multilingual-e5-small --input-type document --priority low
-    JOB=$(umekomi jobs submit corpus.ndjson)
+    umekomi jobs submit articles.csv.zst --text-column body --id-column url
+    JOB=$(zcat corpus.txt.gz | umekomi jobs submit - --format text)
     """
     if metadata is not None:
         parameters["metadata"] = json.dumps(metadata)
+    corpus = read_corpus(file, format_name)
     given = [name for name, value in parameters.items() if value is not None]
-    if given and ".json" in (file.suffix.lower(), Path(file.stem).suffix.lower()):
+    if given and corpus.is_request:
         raise click.UsageError(f"--{given[0].replace('_', '-')}: a .json file names its parameters itself, beside `input`")
-    with upload_bar(file.name, file.stat().st_size) as on_sent:
-        job = client.submit(file, parameters, idempotency_key, on_sent)
+    with upload_bar(corpus.name, corpus.size_bytes) as on_sent:
+        job = client.submit(corpus, parameters, idempotency_key, on_sent)
     click.echo(job.id)
     sys.stdout.flush()
     if watch:
@@ -204,41 +219,48 @@ def _local_time(unix_s: float) -> str:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["jsonl", "parquet"]),
+    type=click.Choice(list(dict.fromkeys(ENDINGS.values()))),
     help="Without it by the ending of -o, else jsonl.",
 )
-@click.option(
-    "-c", "--continue", "goes_on", is_flag=True, help="FILE was begun by an earlier call: add the rows that it lacks (jsonl)."
-)
+@click.option("--dtype", type=click.Choice(["float32", "float16"]), help="The numbers; float16 takes half the room.")
+@click.option("-c", "--continue", "goes_on", is_flag=True, help="FILE was begun by an earlier call: fetch only what it lacks.")
 @api_command
-def results(job: str, output: Path | None, form: str | None, goes_on: bool, client: ApiClient) -> None:
+def results(job: str, output: Path | None, form: str | None, dtype: str | None, goes_on: bool, client: ApiClient) -> None:
     """Fetch the vectors of JOB, in the order of its texts; also before it is finished: then what is there so far.
 
     jsonl has a line {id, index, embedding, tokens, truncated} for each text, or {id, index, line, error} for one that
-    failed. A download that breaks off is taken up again; one that was stopped goes on with -c.
+    failed. parquet and arrow have the same as columns. npy is the matrix alone, a row of NaN for a text that failed;
+    npz, also for numpy.load, has vectors, ids, index, tokens and truncated.
+
+    A download that breaks off is taken up again; one that was stopped goes on with -c: a jsonl file with the rows that it
+    lacks, also while the job runs, the others with the bytes they lack, once the job is finished.
 
     \b
     umekomi jobs results job_0123… -o vectors.parquet
+    umekomi jobs results job_0123… -o vectors.npy --dtype float16
     umekomi jobs results job_0123… -o vectors.jsonl -c
     umekomi jobs results job_0123… | jq -c .id
     """
-    form = form or ("parquet" if output is not None and output.suffix.lower() == ".parquet" else "jsonl")
-    if goes_on and (output is None or form != "jsonl"):
-        raise click.UsageError("-c: only a jsonl file (-o) can be gone on with")
+    form = form or ENDINGS.get("" if output is None else output.suffix.lower(), "jsonl")
+    if goes_on and output is None:
+        raise click.UsageError("-c: only a file (-o) can be gone on with")
     if output is None:
         if form != "jsonl" and sys.stdout.isatty():
             raise click.UsageError(f"{form} is not for a terminal; name a file with -o")
-        is_all = stream(client, job, "results", sys.stdout.buffer, format=form)
+        is_all = stream(client, job, "results", sys.stdout.buffer, format=form, dtype=dtype)
     else:
-        if output.exists() and output.stat().st_size and not goes_on:
+        if output.exists() and output.stat().st_size and not (goes_on and form == "jsonl"):
             hint = "; -c adds the rows that it lacks" if form == "jsonl" else ""
             raise click.UsageError(f"{output} is there already{hint}")
         try:
-            is_all = append_rows(client, job, "results", output) if form == "jsonl" else replace_file(client, job, form, output)
+            if form == "jsonl":
+                is_all = append_rows(client, job, "results", output, dtype=dtype)
+            else:
+                is_all = replace_file(client, job, output, goes_on=goes_on, format=form, dtype=dtype)
         except OSError as error:
             raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
     if not is_all:
-        again = f"umekomi jobs results {job} -o {output} -c" if output is not None and form == "jsonl" else "the same again"
+        again = f"umekomi jobs results {job} -o {output} -c" if output is not None and form == "jsonl" else "fetch it anew later"
         click.echo(f"The job is not finished; this is what is there so far. For the rest: {again}", err=True)
 
 
@@ -276,6 +298,20 @@ def pause(job: str, client: ApiClient) -> None:
 def resume(job: str, client: ApiClient) -> None:
     """Let a paused JOB go on."""
     _show(client.act(job, "resume"))
+
+
+@jobs.command()
+@click.argument("job")
+@api_command
+def retry(job: str, client: ApiClient) -> None:
+    """Run the failed texts of a completed JOB again; the others stay as they are.
+
+    The results then have the new rows in the places of the failed ones: fetch them anew.
+
+    \b
+    umekomi jobs retry job_0123… && umekomi jobs watch job_0123…
+    """
+    _show(client.act(job, "retry"))
 
 
 @jobs.command()

@@ -28,7 +28,7 @@ def settings_flags(command: Command) -> Command:
     """Decorator: a flag for every field of Settings. Values arrive as given, None if not; `read_settings` checks them."""
     for name, field in reversed(Settings.model_fields.items()):
         help_text = f"{field.description}  [{ENV_PREFIX}{name.upper()}; default: {default_text(name, field)}]"
-        if name == "api_keys":
+        if name in ("api_keys", "webhook_secret"):
             help_text += "  Rather use the variable: a flag is seen in the process list."
         spelling = flag(name)
         if field.annotation is bool:
@@ -63,7 +63,7 @@ def default_text(name: str, field: FieldInfo) -> str:
         return "unset"
     if name.endswith("_bytes"):
         return f"{default} ({_bytes_text(default)})"
-    return f"{default:g}" if isinstance(default, float) else str(default)
+    return str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
 
 
 def settings_table() -> str:

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import SecretStr
+
 from shared.settings import ENV_PREFIX, Settings
 
 # gunicorn and Celery both put the current directory on the module path, where somebody's own `worker` or `web` may lie.
@@ -49,6 +51,8 @@ def run_instead(command: list[str], settings: Settings) -> NoReturn:
 def _to_variable(name: str, value: Any) -> str:
     if name == "api_keys":
         return ",".join(key.get_secret_value() for key in value)
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
     if name == "storage_url" and "://" not in value:
         return str(Path(value).expanduser().absolute())
     return str(value)

@@ -18,15 +18,15 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from cli.client import ApiClient, JobStatus, TryAgain
+from cli.client import ApiClient, JobStatus, Refused, TryAgain
 
-# A job is looked at often at first, so that a small one is done at once, then once a second.
+# Where the server tells no changes, a job is looked at often at first, so that a small one is done at once, then once a second.
 FIRST_LOOK_S = 0.1
 LOOK_EVERY_S = 1.0
 
 
 @contextmanager
-def upload_bar(name: str, size_bytes: int) -> Iterator[Callable[[int], None]]:
+def upload_bar(name: str, size_bytes: int | None) -> Iterator[Callable[[int], None]]:
     """Gives what to call with the bytes sent so far."""
     console = Console(stderr=True)
     columns = (
@@ -57,38 +57,59 @@ def watch_job(client: ApiClient, job_id: str) -> JobStatus:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"))
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(job.status, total=job.total, pace="")
-        look_in_s = FIRST_LOOK_S
-        while True:
-            done = job.completed + job.failed
-            progress.update(task, description=job.status, total=job.total, completed=done, pace=describe_pace(job))
-            if job.is_finished:
-                return job
-            time.sleep(look_in_s)
-            look_in_s = min(2 * look_in_s, LOOK_EVERY_S)
-            try:
-                job = client.job(job.id)
-            except TryAgain:
+        for seen in _looks(client, job):
+            if seen is None:
                 progress.update(task, pace="the server does not answer; trying again")
+                continue
+            job, done = seen, seen.completed + seen.failed
+            progress.update(task, description=job.status, total=job.total, completed=done, pace=describe_pace(job))
+    return job
 
 
 def _watch_in_lines(client: ApiClient, job: JobStatus) -> JobStatus:
     """For logs and pipes: a line for each change of the status and each tenth of the way."""
     told = None
-    look_in_s = FIRST_LOOK_S
-    while True:
-        done = job.completed + job.failed
+    for seen in _looks(client, job):
+        if seen is None:
+            told = None
+            continue
+        job, done = seen, seen.completed + seen.failed
         step = (job.status, 10 * done // max(job.total, 1))
         if step != told:
             told = step
             click.echo(f"{job.id} {job.status} {done}/{job.total} {describe_pace(job)}".rstrip(), err=True)
-        if job.is_finished:
-            return job
+    return job
+
+
+def _looks(client: ApiClient, job: JobStatus) -> Iterator[JobStatus | None]:
+    """The job as it stands, whenever that may have changed, until it is finished; None while the server does not answer.
+
+    The server tells changes as they come. Where it does not (it restarts, all its streams are taken, a proxy cuts them, it
+    is an older one), the job is asked for now and then. Raises Refused if there is no such job any more.
+    """
+    yield job
+    look_in_s, tells_changes = FIRST_LOOK_S, True
+    while not job.is_finished:
+        if tells_changes:
+            try:
+                for changed in client.changes(job.id):
+                    job = changed
+                    yield job
+                    look_in_s = FIRST_LOOK_S
+            except Refused:
+                tells_changes = False  # whether it is the job that is not there is found out below
+            except TryAgain:
+                pass
+            if job.is_finished:
+                return  # told by the stream
         time.sleep(look_in_s)
         look_in_s = min(2 * look_in_s, LOOK_EVERY_S)
         try:
             job = client.job(job.id)
         except TryAgain:
-            told = None
+            yield None
+        else:
+            yield job
 
 
 def describe_pace(job: JobStatus) -> str:

@@ -36,6 +36,8 @@ _TIME_DIGITS, _SECRET_DIGITS = 11, 25
 READERS = 16
 # A file that is neither whole nor gone is given up when it was begun so long ago.
 UNFINISHED_AFTER_S = 86_400.0
+# Whoever sweeps deals shards in the same thread.
+SWEEP_BUDGET_S = 2.0
 
 
 class StoredFile(BaseModel):
@@ -250,13 +252,19 @@ class FileStore:
             elif not self._storage.exists(f"files-unfinished/{file_id}"):
                 self._storage.delete(f"files-expiring/{name}")
 
-    def sweep(self, now: float) -> int:
-        """Delete the expired files, and what uploads and deletions left that never came to their end; how many files went."""
+    def sweep(self, now: float, budget_s: float = SWEEP_BUDGET_S) -> int:
+        """Delete expired files, and what uploads and deletions left that never came to their end; how many files went.
+
+        What takes longer than `budget_s` is left for the next sweep.
+        """
         removed = 0
+        stop_at = time.monotonic() + budget_s
         for file in self.expired(now):
             self.delete(file)
             removed += 1
             logger.info("expired file removed", file=file.id, bytes=file.bytes)
+            if time.monotonic() >= stop_at:
+                return removed
         for file_id in self._storage.list("files-unfinished"):
             try:
                 began_at = self._storage.modified_at(f"files-unfinished/{file_id}")

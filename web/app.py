@@ -7,6 +7,7 @@ import time
 from flask import Flask, Response
 
 from shared.connections import BLOCKING_TIMEOUT_S, connect
+from shared.files import FileStore
 from shared.interactive import AskClient
 from shared.jobs.index import JobIndex
 from shared.jobs.jobs import Jobs
@@ -18,9 +19,10 @@ from shared.settings import Settings
 from shared.storage import open_storage
 from web import failures, hooks, openai
 from web.auth import Access
+from web.events import JobEvents
 from web.parts import EXTENSION, Parts
 from web.readiness import StorageCheck
-from web.routes import about, embeddings, health, jobs, models
+from web.routes import about, batches, embeddings, files, health, jobs, models, results
 from web.submissions import Submissions
 
 logger = get_logger(__name__)
@@ -55,9 +57,10 @@ def create_app(settings: Settings, registry: ModelRegistry | None = None) -> Fla
     app.url_map.merge_slashes = False
     failures.install(app)
     hooks.install(app, parts.access)
-    for routes in (embeddings, jobs, models, health, about):
+    for routes in (embeddings, jobs, files, batches, results, models, health, about):
         app.register_blueprint(routes.blueprint)
     parts.asks.start()
+    parts.events.start()
     return app
 
 
@@ -82,6 +85,9 @@ def _open_parts(settings: Settings, registry: ModelRegistry) -> Parts:
         ),
         presence=presence,
         jobs=all_jobs,
+        files=FileStore(storage),
         submissions=Submissions(settings, all_jobs, presence),
         storage_check=StorageCheck(storage),
+        # A third of the threads, so that whoever wants an answer finds one.
+        events=JobEvents(JobIndex(blocking), max(1, settings.web_threads // 3)),
     )

@@ -10,8 +10,10 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import ClientDisconnected
 
 from shared.errors import BadRequest, TooLarge
+from shared.intake.compression import inflate, unpack
 from web.failures import BrokenOff, TooSlow, WrongMediaType
 
+_ENCODING = "Content-Encoding"
 # Large enough that reading costs little beside parsing, small enough that 64 uploads side by side stay small.
 BLOCK_BYTES = 2**20
 
@@ -75,36 +77,13 @@ def _identity(blocks: Iterator[bytes]) -> Iterator[bytes]:
     return blocks
 
 
-def _inflate(blocks: Iterator[bytes], window_bits: int) -> Iterator[bytes]:
-    """zlib or gzip, members one after the other too; never more than a block at a time, however well it was packed."""
-    inflater = zlib.decompressobj(window_bits)
-    is_begun = False
-    try:
-        for block in blocks:
-            packed = block
-            while packed or inflater.unconsumed_tail:
-                is_begun = True
-                if inflater.eof:
-                    inflater = zlib.decompressobj(window_bits)
-                unpacked = inflater.decompress(packed, BLOCK_BYTES)
-                if unpacked:
-                    yield unpacked
-                packed = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
-        if is_begun and not inflater.eof:
-            while unpacked := inflater.decompress(b"", BLOCK_BYTES):
-                yield unpacked
-    except zlib.error:
-        raise BadRequest("the body cannot be unpacked as its Content-Encoding says", param="Content-Encoding") from None
-    if is_begun and not inflater.eof:
-        raise BrokenOff("the packed body ended before it was whole")
-
-
 # Content-Encoding -> how a body is unpacked.
 DECODERS: dict[str, Callable[[Iterator[bytes]], Iterator[bytes]]] = {
     "identity": _identity,
-    "gzip": lambda blocks: _inflate(blocks, 16 + zlib.MAX_WBITS),
-    "x-gzip": lambda blocks: _inflate(blocks, 16 + zlib.MAX_WBITS),
-    "deflate": lambda blocks: _inflate(blocks, zlib.MAX_WBITS),
+    "gzip": lambda blocks: unpack(blocks, "gzip", param=_ENCODING),
+    "x-gzip": lambda blocks: unpack(blocks, "gzip", param=_ENCODING),
+    "deflate": lambda blocks: inflate(blocks, zlib.MAX_WBITS, "deflate", _ENCODING),
+    "zstd": lambda blocks: unpack(blocks, "zstd", param=_ENCODING),
 }
 
 

@@ -36,6 +36,12 @@ class TooSlow(BadRequest):
     code = "request_timeout"
 
 
+class RangeNotSatisfiable(BadRequest):
+    """The Range header asks for bytes behind the end of the file."""
+
+    code = "range_not_satisfiable"
+
+
 # The nearest class on the way up counts. Never 409: clients send a request again after it, and a finished job stays finished.
 STATUS: dict[type[UmekomiError], int] = {
     UmekomiError: 500,
@@ -48,6 +54,7 @@ STATUS: dict[type[UmekomiError], int] = {
     errors.LaneFull: 429,
     WrongMediaType: 415,
     TooSlow: 408,
+    RangeNotSatisfiable: 416,
 }
 
 # OpenAI's clients give up at once if told to wait for more than 120 s; haystack's time-out is 30 s.

@@ -20,6 +20,7 @@ from shared.errors import BadRequest, UmekomiError
 from shared.settings import load_settings
 from web import openai
 from web.hooks import request_id
+from web.parts import EXTENSION
 
 # A client that neither sends nor takes a byte for so long loses its connection, and the thread goes to another.
 PATIENCE_S = 60
@@ -60,6 +61,13 @@ class ApiWorker(ThreadWorker):  # type: ignore[misc]
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         super().enqueue_req(conn)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Streams would go on for as long as their clients like; whoever waits for an answer still gets it."""
+        app = getattr(self, "wsgi", None)
+        if self.alive and app is not None:
+            app.extensions[EXTENSION].events.end_streams()
+        super().handle_exit(sig, frame)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:  # noqa: ARG002 - gunicorn's signature
         """Answer what the HTTP parser refused, or what fell through the app."""

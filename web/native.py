@@ -1,20 +1,24 @@
-"""umekomi's own wire format of jobs: the parameters of a submission, and the job object."""
+"""umekomi's own wire format of jobs: the parameters of a submission and of a look. The job object is shared.jobs.wire's."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.errors import InvalidParameter, NotFound
-from shared.jobs.job import JobParameters, JobView, Priority, Status
+from shared.intake.reading import known_formats
+from shared.jobs.job import JobParameters, Priority, Status
 from web import openai
 
-JOBS = "/v1/embeddings/jobs"
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
+MAX_COLUMN_CHARACTERS = 512
+# A parameter that is so much like a known one is taken for a slip; anything else unknown is passed over.
+_SLIP = 0.75
 _JOB_ID = re.compile(r"job_[0-9a-f]{36}")
 _STATUSES: tuple[Status, ...] = ("validating", "queued", "in_progress", "paused", "completed", "failed", "cancelled")
 
@@ -29,6 +33,24 @@ def _few_pairs(metadata: dict[str, str] | None) -> dict[str, str] | None:
     return metadata
 
 
+def _known_format(name: str | None) -> str | None:
+    if name is not None and name not in known_formats():
+        raise ValueError(f"must be one of {', '.join(known_formats())}")
+    return name
+
+
+def _one_character(delimiter: str | None) -> str | None:
+    if delimiter is None:
+        return None
+    delimiter = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter.isalnum() or delimiter in '\r\n"\0 ':
+        raise ValueError("must be one character such as , or ; or |, or `tab`")
+    return delimiter
+
+
+Metadata = Annotated[dict[str, str] | None, AfterValidator(_few_pairs)]
+
+
 class JobFields(BaseModel):
     """The parameters of a submission; null means not given, unknown ones are passed over."""
 
@@ -40,7 +62,16 @@ class JobFields(BaseModel):
     prompt_name: str | None = Field(None, min_length=1, max_length=200)
     truncate: Literal["end", "error"] | None = None
     priority: Priority | None = None
-    metadata: Annotated[dict[str, str] | None, AfterValidator(_few_pairs)] = None
+    metadata: Metadata = None
+    dedupe: bool | None = None
+    cache: bool | None = None
+    on_duplicate: Literal["error", "keep"] | None = None
+    format: Annotated[str | None, AfterValidator(_known_format)] = None
+    text_column: str | None = Field(None, min_length=1, max_length=MAX_COLUMN_CHARACTERS)
+    id_column: str | None = Field(None, min_length=1, max_length=MAX_COLUMN_CHARACTERS)
+    metadata_columns: list[Annotated[str, Field(min_length=1, max_length=MAX_COLUMN_CHARACTERS)]] | None = None
+    delimiter: Annotated[str | None, AfterValidator(_one_character)] = None
+    webhook_url: str | None = Field(None, min_length=1, max_length=2048)
 
     @property
     def parameters(self) -> JobParameters:
@@ -55,17 +86,53 @@ def read_job_fields(given: Mapping[str, Any]) -> JobFields:
     return fields
 
 
+def check_names(given: Iterable[str], *others: str) -> None:
+    """Raises InvalidParameter for a parameter that is none, but close to one; `others` are known too."""
+    known = (*JobFields.model_fields, *others)
+    for name in given:
+        near = get_close_matches(name, known, 1, _SLIP) if name not in known else []
+        if near:
+            message = f"{name[:64]}: there is no such parameter; did you mean {near[0]}?"
+            raise InvalidParameter(message, param=name[:64], code="unknown_parameter")
+
+
 def read_job_query(given: Mapping[str, str]) -> JobFields:
-    """The parameters in a query string: numbers as digits, metadata as a JSON object. Raises InvalidParameter."""
+    """The parameters in a query string or form: numbers as digits, flags as true and false, metadata as a JSON object,
+    columns with commas between.
+
+    Raises InvalidParameter.
+    """
+    check_names(given)
     values: dict[str, Any] = {name: value for name, value in given.items() if value != ""}
+    if "metadata_columns" in given:  # an empty one says: none
+        values["metadata_columns"] = _read_list("metadata_columns", given["metadata_columns"])
     if "dimensions" in values:
         values["dimensions"] = read_number("dimensions", values["dimensions"])
+    for name in ("dedupe", "cache"):
+        if name in values:
+            values[name] = read_flag(name, values[name])
     if "metadata" in values:
         try:
             values["metadata"] = orjson.loads(values["metadata"])
         except orjson.JSONDecodeError:
             raise InvalidParameter("metadata: must be a JSON object of strings", param="metadata") from None
     return read_job_fields(values)
+
+
+def read_flag(param: str, text: str) -> bool:
+    """true or false in a query string. Raises InvalidParameter."""
+    if text not in ("true", "false"):
+        raise InvalidParameter(f"{param}: must be true or false", param=param, code="invalid_type")
+    return text == "true"
+
+
+def _read_list(param: str, text: str) -> Any:
+    if not text.startswith("["):
+        return [each.strip() for each in text.split(",") if each.strip()]
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise InvalidParameter(f"{param}: must be names with commas between, or a JSON list", param=param) from None
 
 
 def read_number(param: str, text: str) -> int:
@@ -99,35 +166,3 @@ def read_idempotency_key(text: str | None) -> str | None:
     if not 1 <= len(text) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
         raise InvalidParameter(f"Idempotency-Key: 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} characters", param="Idempotency-Key")
     return text
-
-
-def job_object(view: JobView, now: float) -> dict[str, Any]:
-    """The job as clients see it; times in unix seconds."""
-    job, counts = view.job, view.counts
-    url = f"{JOBS}/{job.id}"
-    rate, eta = view.rows_per_second(now), view.eta_seconds(now)
-    done = view.marks.done
-    return {
-        "id": job.id,
-        "object": "embedding.job",
-        "status": view.status,
-        "model": job.model,
-        "created_at": int(job.created_at),
-        "started_at": _whole(view.started_at),
-        "finished_at": _whole(view.finished_at),
-        "counts": counts.model_dump(exclude={"tokens"}),
-        "tokens": counts.tokens,
-        "progress": round((counts.completed + counts.failed) / counts.total, 4) if counts.total else 1.0,
-        "texts_per_second": None if rate is None else round(rate, 1),
-        "eta_seconds": None if eta is None else round(eta, 1),
-        "priority": job.priority,
-        "parameters": job.parameters.model_dump(exclude_none=True),
-        "reason": None if done is None else done.reason,
-        "errors": {"url": f"{url}/errors"},
-        "results": {"url": f"{url}/results", "formats": ["jsonl", "parquet"]},
-        "metadata": job.metadata,
-    }
-
-
-def _whole(seconds: float | None) -> int | None:
-    return None if seconds is None else int(seconds)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from flask import current_app, g
 from redis import Redis
 
+from shared.files import FileStore
 from shared.interactive import AskClient
 from shared.jobs.jobs import Jobs
 from shared.models import ModelRegistry
 from shared.presence import PresenceBoard
 from shared.settings import Settings
 from web.auth import Access, Caller
+from web.downloads import Lengths
+from web.events import JobEvents
 from web.readiness import StorageCheck
 from web.submissions import Submissions
 
@@ -33,12 +36,16 @@ class Parts:
     asks: AskClient
     presence: PresenceBoard
     jobs: Jobs
+    files: FileStore
     submissions: Submissions
     storage_check: StorageCheck
+    events: JobEvents
+    lengths: Lengths = field(default_factory=Lengths)
 
     def close(self) -> None:
         """End the threads and connections."""
         self.asks.stop()
+        self.events.stop()
         self.redis.close()
         self.blocking.close()
 

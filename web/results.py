@@ -1,10 +1,15 @@
-"""A job's committed rows as a file: FORMATS names the writers, each of which streams shard by shard."""
+"""A job's rows as a file: FORMATS names the writers, each of which streams a few thousand rows at a time.
+
+Of a finished job a writer makes the same bytes every time: a download that broke off can go on at any of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import orjson
@@ -12,112 +17,49 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from shared.errors import InvalidParameter, NotFound, StorageAway
-from shared.jobs.job import JobView
-from shared.jobs.store import JobStore
-from shared.logs import get_logger
+from shared.errors import Conflict, InvalidParameter
+from shared.jobs.reading import Reading
 
-logger = get_logger(__name__)
-
-# Rows decoded at once: some megabytes, however wide the vectors.
-BATCH_ROWS = 2048
 # A row group of a Parquet answer holds about so many bytes of vectors.
 ROW_GROUP_BYTES = 16 * 2**20
 # JSONL leaves in pieces of about this size.
 PIECE_BYTES = 256 * 1024
 
-Batches = Iterator[pa.RecordBatch]
+Dtype = Literal["float32", "float16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+_ARROW_TYPES: dict[Dtype, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16()}
+
+Matrix = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A kind of result file; `write` turns batches in the output's schema into the bytes of one file."""
+    """A kind of result file; `write` makes its bytes, numbers as `dtype`.
+
+    `length`: how many there will be, where that can be told beforehand; `write_from` makes those from a position on.
+    """
 
     media_type: str
     extension: str
-    write: Callable[[Batches], Iterator[bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """How far results go: the shards to read, and what a client needs to come back for the rest."""
-
-    shards: tuple[int, ...]
-    after: int  # rows up to this index are left out; -1: none
-    rows: int
-    next_after: int  # index of the last row
-    is_complete: bool  # nothing will come after it
-
-
-def extent(view: JobView, committed: Iterable[int], after: int = -1) -> Extent:
-    """The rows past `after` that can be read now, in order.
-
-    While the job runs that is the committed prefix. Once it is done it is whatever was committed: a cancelled job has gaps.
-    """
-    there = set(committed)
-    is_done = view.marks.done is not None
-    shards: list[int] = []
-    rows = 0
-    start = 0
-    last = after
-    covered = 0
-    for shard, length in enumerate(view.job.shards):
-        end = start + length
-        if shard in there:
-            covered += 1
-            if end - 1 > after:
-                shards.append(shard)
-                rows += end - max(start, after + 1)
-                last = end - 1
-        elif not is_done:
-            break
-        start = end
-    return Extent(tuple(shards), after, rows, last, is_done or covered == len(view.job.shards))
-
-
-def read_batches(store: JobStore, job_id: str, wanted: Extent) -> Batches:
-    """The rows of the extent, some at a time. Raises NotFound if the job is deleted meanwhile, or StorageAway."""
-    for shard in wanted.shards:
-        for batch in _read_shard(store, job_id, shard):
-            yield _past(batch, wanted.after)
-
-
-def read_errors(store: JobStore, view: JobView, wanted: Extent) -> Batches:
-    """The error rows of the extent; no vector is read, and no shard that is known to have none."""
-    for shard in wanted.shards:
-        counts = view.committed.get(shard)
-        if counts is not None and counts.failed == 0:
-            continue
-        for batch in _read_shard(store, view.job.id, shard, ["index", "line", "id", "metadata", "error"]):
-            yield _past(batch.filter(pc.is_valid(batch["error"])), wanted.after)
-
-
-def _read_shard(store: JobStore, job_id: str, shard: int, columns: list[str] | None = None) -> Batches:
-    try:
-        with store.open_output(job_id, shard) as source:
-            yield from pq.ParquetFile(source).iter_batches(BATCH_ROWS, columns=columns)
-    except FileNotFoundError:
-        raise NotFound("no such job") from None
-    except pa.ArrowInvalid:
-        logger.error("damaged output found", job=job_id, shard=shard)
-        raise StorageAway("a part of the results is damaged in storage", retry_after_s=10) from None
-
-
-def _past(batch: pa.RecordBatch, after: int) -> pa.RecordBatch:
-    if not batch.num_rows or batch["index"][0].as_py() > after:
-        return batch
-    return batch.filter(pc.greater(batch["index"], after))
+    write: Callable[[Reading, Dtype], Iterator[bytes]]
+    length: Callable[[Reading, Dtype], int] | None = None
+    write_from: Callable[[Reading, Dtype, int], Iterator[bytes]] | None = None
 
 
 # JSONL
 
 
-def write_jsonl(batches: Batches) -> Iterator[bytes]:
+def write_jsonl(reading: Reading, dtype: Dtype) -> Iterator[bytes]:
     """A line a row: {id, index, embedding, tokens, truncated} or {id, index, line, error}, and its metadata if it has any."""
+    return write_lines(reading.tables(), dtype)
+
+
+def write_lines(tables: Iterable[pa.Table], dtype: Dtype = "float32") -> Iterator[bytes]:
+    """The same of tables in the output's schema; without vectors if all rows are errors."""
     piece: list[bytes] = []
     size = 0
-    for batch in batches:
-        for line in _lines(batch):
+    for table in tables:
+        for line in _lines(table, dtype):
             piece.append(line)
             size += len(line)
             if size >= PIECE_BYTES:
@@ -127,11 +69,11 @@ def write_jsonl(batches: Batches) -> Iterator[bytes]:
         yield b"".join(piece)
 
 
-def _lines(batch: pa.RecordBatch) -> Iterator[bytes]:
-    columns = {name: batch[name].to_pylist() for name in batch.schema.names if name != "vector"}
-    vectors = _vectors(batch)
+def _lines(table: pa.Table, dtype: Dtype) -> Iterator[bytes]:
+    columns = {name: table[name].to_pylist() for name in table.column_names if name != "vector"}
+    vectors = _vectors(table, dtype)
     option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-    for i in range(batch.num_rows):
+    for i in range(len(table)):
         row: dict[str, Any] = {"id": columns["id"][i], "index": columns["index"][i]}
         error = columns["error"][i]
         if error is None:
@@ -146,35 +88,131 @@ def _lines(batch: pa.RecordBatch) -> Iterator[bytes]:
         yield orjson.dumps(row, option=option)
 
 
-def _vectors(batch: pa.RecordBatch) -> Iterator[np.ndarray[Any, np.dtype[np.float32]]]:
-    """The vectors of the rows that have one, in order, without copying them."""
-    if "vector" not in batch.schema.names:
+def _vectors(table: pa.Table, dtype: Dtype) -> Iterator[Matrix]:
+    """The vectors of the rows that have one, in order."""
+    if "vector" not in table.column_names:
         return iter(())
-    column = batch["vector"].filter(pc.is_null(batch["error"]))
-    if not len(column):
+    vectors = table["vector"].filter(pc.is_null(table["error"]))
+    if not len(vectors):
         return iter(())
-    matrix = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-    return iter(np.ascontiguousarray(matrix, dtype=np.float32))
+    return iter(_as(dtype, _flat(vectors).reshape(len(vectors), -1)))
 
 
-# Parquet
+def _flat(vectors: pa.ChunkedArray) -> Matrix:
+    """The numbers of all vectors, one after the other; not copied if they lie so."""
+    flat: Matrix = pc.list_flatten(vectors).to_numpy()
+    return flat
 
-RESULT_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string()),
-        pa.field("index", pa.int64(), nullable=False),
-        pa.field("embedding", pa.list_(pa.float32())),
-        pa.field("tokens", pa.int32()),
-        pa.field("truncated", pa.bool_()),
-        pa.field("metadata", pa.string()),
-        pa.field("line", pa.int64()),
-        pa.field("error", pa.string()),
-    ]
-)
+
+def _as(dtype: Dtype, values: Matrix) -> Matrix:
+    """The numbers in the type that was asked for; what float16 cannot hold is its largest number, not infinity."""
+    if dtype == "float32":
+        return np.ascontiguousarray(values, dtype=np.float32)
+    largest = float(np.finfo(np.float16).max)
+    return np.clip(values, -largest, largest).astype(np.float16)
+
+
+# NumPy
+
+
+def write_npy(reading: Reading, dtype: Dtype) -> Iterator[bytes]:
+    """An .npy file [rows, dimensions], a row for each text; of a row that failed all numbers are NaN."""
+    return write_npy_from(reading, dtype, 0)
+
+
+def npy_length(reading: Reading, dtype: Dtype) -> int:
+    """Bytes of the .npy file."""
+    dimensions = reading.dimensions()
+    return len(_npy_header(dtype, (reading.rows, dimensions))) + reading.rows * dimensions * np.dtype(dtype).itemsize
+
+
+def write_npy_from(reading: Reading, dtype: Dtype, position: int) -> Iterator[bytes]:
+    """The bytes of the .npy file from a position on; rows before it are not read."""
+    dimensions = reading.dimensions()
+    header = _npy_header(dtype, (reading.rows, dimensions))
+    if position < len(header):
+        yield header[position:]
+    row_bytes = max(1, dimensions * np.dtype(dtype).itemsize)
+    row, within = divmod(max(0, position - len(header)), row_bytes)
+    for block in _matrices(reading.from_row(row), dtype, dimensions):
+        content = block.tobytes()
+        if within:
+            content, within = content[within:], 0
+        if content:
+            yield content
+
+
+def _matrices(reading: Reading, dtype: Dtype, dimensions: int) -> Iterator[Matrix]:
+    for table in reading.tables(["index", "vector"]):
+        yield _matrix(table["vector"], dtype, dimensions)
+
+
+def _matrix(vectors: pa.ChunkedArray, dtype: Dtype, dimensions: int) -> Matrix:
+    """[len(vectors), dimensions], NaN where there is no vector. Raises Conflict if the model was changed while the job ran."""
+    lengths = pc.list_value_length(vectors).drop_null().to_numpy()
+    if len(lengths) and (lengths != dimensions).any():
+        raise Conflict("the job has vectors of different sizes; fetch them as jsonl or parquet", code="unequal_vectors")
+    matrix = np.full((len(vectors), dimensions), np.nan, dtype=dtype)
+    if len(lengths):
+        has_vector = vectors.is_valid().to_numpy()
+        matrix[has_vector] = _as(dtype, _flat(vectors).reshape(-1, dimensions))
+    return matrix
+
+
+def _npy_header(dtype: Any, shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    return header.getvalue()
+
+
+def write_npz(reading: Reading, dtype: Dtype) -> Iterator[bytes]:
+    """What np.load reads without pickle: `vectors` as in .npy, and of each row `ids`, `index`, `tokens`, `truncated`.
+
+    The arrays lie one after the other, so each is read from the job by itself: only its own columns.
+    """
+    rows, dimensions = reading.rows, reading.dimensions()
+    outbox = _Outbox()
+
+    def of(column: str, kind: str, missing: Any) -> tuple[np.dtype[Any], tuple[int, ...], Iterator[Any]]:
+        return np.dtype(kind), (rows,), _column(reading, column, kind, missing)
+
+    arrays = {
+        "vectors": (np.dtype(dtype), (rows, dimensions), _matrices(reading, dtype, dimensions)),
+        "ids": of("id", f"<U{_longest_id(reading)}", ""),
+        "index": of("index", "<i8", 0),
+        "tokens": of("tokens", "<i4", 0),
+        "truncated": of("truncated", "|b1", False),
+    }
+    with zipfile.ZipFile(outbox, "w", zipfile.ZIP_STORED) as archive:
+        for name, (kind, shape, blocks) in arrays.items():
+            # A ZipInfo of our own: it has no time in it.
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as sink:
+                sink.write(_npy_header(kind, shape))
+                for block in blocks:
+                    sink.write(block.tobytes())
+                    yield outbox.take()
+    yield outbox.take()
+
+
+def _column(reading: Reading, name: str, kind: str, missing: Any) -> Iterator[Any]:
+    for table in reading.tables(["index"] if name == "index" else ["index", name]):
+        yield np.array([missing if value is None else value for value in table[name].to_pylist()], dtype=kind)
+
+
+def _longest_id(reading: Reading) -> int:
+    """Characters; at least 1."""
+    longest = 1
+    for table in reading.tables(["index", "id"]):
+        longest = max(longest, pc.max(pc.utf8_length(table["id"])).as_py() or 0)
+    return longest
+
+
+# Arrow and Parquet
 
 
 class _Outbox:
-    """A sink for pyarrow whose bytes are taken out as they come."""
+    """A sink whose bytes are taken out as they come."""
 
     def __init__(self) -> None:
         self._written: list[bytes] = []
@@ -202,36 +240,86 @@ class _Outbox:
         return taken
 
 
-def write_parquet(batches: Batches) -> Iterator[bytes]:
+def _schema(embedding: pa.DataType) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("id", pa.string()),
+            pa.field("index", pa.int64(), nullable=False),
+            pa.field("embedding", embedding),
+            pa.field("tokens", pa.int32()),
+            pa.field("truncated", pa.bool_()),
+            pa.field("metadata", pa.string()),
+            pa.field("line", pa.int64()),
+            pa.field("error", pa.string()),
+        ]
+    )
+
+
+def _renamed(table: pa.Table, schema: pa.Schema, embedding: pa.Array | pa.ChunkedArray) -> pa.Table:
+    columns = [embedding if name == "embedding" else table[name] for name in schema.names]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def write_parquet(reading: Reading, dtype: Dtype) -> Iterator[bytes]:
     """One Parquet file, a row group at a time; valid also when there is no row."""
+    schema = _schema(pa.list_(_ARROW_TYPES[dtype]))
     outbox = _Outbox()
     sink = pa.PythonFile(outbox, mode="w")
     # Vectors: no dictionary and no statistics, which cost time and say nothing.
-    with pq.ParquetWriter(sink, RESULT_SCHEMA, compression="zstd", compression_level=1, use_dictionary=False) as writer:
-        group: list[pa.RecordBatch] = []
+    with pq.ParquetWriter(
+        sink, schema, compression="zstd", compression_level=1, use_dictionary=False, write_statistics=["id", "index"]
+    ) as writer:
+        group: list[pa.Table] = []
         size = 0
-        for batch in batches:
-            group.append(_renamed(batch))
-            size += batch.nbytes
+        for table in reading.tables():
+            group.append(_renamed(table, schema, _lists(table["vector"], dtype)))
+            size += group[-1].nbytes
             if size >= ROW_GROUP_BYTES:
-                writer.write_table(pa.Table.from_batches(group), row_group_size=sum(len(part) for part in group))
+                writer.write_table(pa.concat_tables(group), row_group_size=sum(map(len, group)))
                 yield outbox.take()
                 group, size = [], 0
         if group:
-            writer.write_table(pa.Table.from_batches(group), row_group_size=max(1, sum(len(part) for part in group)))
+            writer.write_table(pa.concat_tables(group), row_group_size=sum(map(len, group)))
     yield outbox.take()
 
 
-def _renamed(batch: pa.RecordBatch) -> pa.RecordBatch:
-    columns = {name: batch[name] for name in batch.schema.names}
-    columns["embedding"] = columns.pop("vector")
-    return pa.RecordBatch.from_arrays([columns[name] for name in RESULT_SCHEMA.names], schema=RESULT_SCHEMA)
+def _lists(vectors: pa.ChunkedArray, dtype: Dtype) -> pa.Array | pa.ChunkedArray:
+    """The same lists with numbers of the other type."""
+    if dtype == "float32":
+        return vectors
+    lengths = pc.fill_null(pc.list_value_length(vectors), 0).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    missing = pa.array(vectors.is_null().to_numpy())
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(_as(dtype, _flat(vectors))), mask=missing)
+
+
+def write_arrow(reading: Reading, dtype: Dtype) -> Iterator[bytes]:
+    """An Arrow IPC stream, a record batch for each table; `embedding` is a list of fixed size, null in an error row."""
+    dimensions = reading.dimensions()
+    schema = _schema(pa.list_(_ARROW_TYPES[dtype], dimensions))
+    outbox = _Outbox()
+    with pa.ipc.new_stream(pa.PythonFile(outbox, mode="w"), schema) as writer:
+        yield outbox.take()
+        for table in reading.tables():
+            writer.write_table(_renamed(table, schema, _fixed_lists(table["vector"], dtype, dimensions)))
+            yield outbox.take()
+    yield outbox.take()
+
+
+def _fixed_lists(vectors: pa.ChunkedArray, dtype: Dtype, dimensions: int) -> pa.Array:
+    if not dimensions:
+        return pa.nulls(len(vectors), pa.list_(_ARROW_TYPES[dtype], 0))
+    values = pa.array(_matrix(vectors, dtype, dimensions).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(values, dimensions, mask=pa.array(vectors.is_null().to_numpy()))
 
 
 # The table: a new format is a writer and a line here.
 FORMATS: dict[str, Format] = {
     "jsonl": Format("application/x-ndjson", "jsonl", write_jsonl),
     "parquet": Format("application/vnd.apache.parquet", "parquet", write_parquet),
+    "arrow": Format("application/vnd.apache.arrow.stream", "arrows", write_arrow),
+    "npy": Format("application/x-npy", "npy", write_npy, npy_length, write_npy_from),
+    "npz": Format("application/x-npz", "npz", write_npz),
 }
 _ACCEPTED = {
     "application/jsonl": "jsonl",
@@ -241,21 +329,18 @@ _ACCEPTED = {
 } | {format.media_type: name for name, format in FORMATS.items()}
 
 
-def choose_format(name: str | None, accepted: Iterable[str]) -> Format:
-    """The format of this name, else the first that the Accept header names, else JSONL. Raises InvalidParameter."""
+def choose_format(name: str | None, accepted: Sequence[str]) -> str:
+    """The name of a format: this one, else the first that the Accept header names, else JSONL. Raises InvalidParameter."""
     if name is None:
-        name = next((_ACCEPTED[media_type] for media_type in accepted if media_type in _ACCEPTED), "jsonl")
+        return next((_ACCEPTED[media_type] for media_type in accepted if media_type in _ACCEPTED), "jsonl")
     if name not in FORMATS:
-        raise InvalidParameter(f"format: must be one of {', '.join(sorted(FORMATS))}", param="format")
-    return FORMATS[name]
+        raise InvalidParameter(f"format: must be one of {', '.join(FORMATS)}", param="format")
+    return name
 
 
-def open_first(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same pieces, the first of them made already: what goes wrong with it is an error, not a broken download."""
-    first = next(pieces, b"")
-
-    def all_pieces() -> Iterator[bytes]:
-        yield first
-        yield from pieces
-
-    return all_pieces()
+def choose_dtype(name: str | None) -> Dtype:
+    """The type of the numbers; float32 unless one is named. Raises InvalidParameter."""
+    found = next((dtype for dtype in DTYPES if dtype == (name or "float32")), None)
+    if found is None:
+        raise InvalidParameter(f"dtype: must be one of {', '.join(DTYPES)}", param="dtype")
+    return found

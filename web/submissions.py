@@ -5,27 +5,28 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import orjson
 import pyarrow as pa
 from redis.exceptions import RedisError
 
 from shared.errors import InvalidParameter, StorageAway
-from shared.jobs.job import Job, new_job_id
+from shared.intake import Record
+from shared.intake.cutting import DEFAULT_TOKENS_PER_S, ShardCutter
+from shared.intake.duplicates import SeenIds
+from shared.jobs.job import Job, Source, new_job_id
 from shared.jobs.jobs import Jobs
 from shared.jobs.store import digest_key
 from shared.logs import get_logger
 from shared.models import ModelConfig
 from shared.presence import ModelPresence, PresenceBoard
 from shared.settings import Settings
+from shared.webhooks import check_submitted
 from web.auth import Caller
 from web.native import JobFields
-from web.uploads import Record, ShardCutter
 
 logger = get_logger(__name__)
-
-# What a shard is sized for before any worker has measured the model: a small model on two cores.
-DEFAULT_TOKENS_PER_S = 3000.0
 
 # What makes records of a body's blocks.
 Parse = Callable[[Iterator[bytes]], Iterable[Record]]
@@ -44,10 +45,44 @@ class Submissions:
     ) -> tuple[Job, bool]:
         """The job that exists in the end, and whether it was there before: the same key with the same body makes no second one.
 
-        Raises InvalidParameter, whatever the blocks raise, or StorageAway.
+        Raises InvalidParameter, whatever the blocks or the records raise, or StorageAway.
         """
+
+        def store(job_id: str, blocks: Iterator[bytes], live: list[ModelPresence]) -> dict[str, Any]:
+            shards = self._store(job_id, parse(blocks), live, fields)
+            if not shards:
+                raise InvalidParameter("input: there is no text in it", param="input")
+            return {"shards": shards}
+
+        return self._accept(caller, model, fields, key, blocks, store)
+
+    def accept_source(
+        self, caller: Caller, model: ModelConfig, fields: JobFields, key: str | None, source: Source
+    ) -> tuple[Job, bool]:
+        """As `accept`, of input that a worker reads."""
+
+        def store(_job_id: str, blocks: Iterator[bytes], live: list[ModelPresence]) -> dict[str, Any]:
+            for _ in blocks:
+                pass
+            sizes = {"shard_tokens": self._shard_tokens(live), "max_shard_rows": self._settings.max_shard_rows}
+            return {"shards": (), "source": source.model_copy(update=sizes), "is_prepared": False}
+
+        return self._accept(caller, model, fields, key, [source.model_dump_json().encode()], store)
+
+    def _accept(
+        self,
+        caller: Caller,
+        model: ModelConfig,
+        fields: JobFields,
+        key: str | None,
+        blocks: Iterable[bytes],
+        store: Callable[[str, Iterator[bytes], list[ModelPresence]], dict[str, Any]],
+    ) -> tuple[Job, bool]:
+        """`store` reads the blocks, writes what is to be written, and tells what the manifest says of the input."""
         live = self._live(model)
         _check(fields, live)
+        if fields.webhook_url is not None:
+            check_submitted(fields.webhook_url, self._settings)
         parameters = {"model": model.name, **fields.model_dump(exclude={"model"})}
         digest = hashlib.sha256(orjson.dumps(parameters, option=orjson.OPT_SORT_KEYS))
 
@@ -65,18 +100,20 @@ class Submissions:
                 return _same(earlier, digest.hexdigest()), True
         job_id = new_job_id()
         try:
-            shards = self._store(job_id, parse(digested()), live)
-            if not shards:
-                raise InvalidParameter("input: there is no text in it", param="input")
+            stored = store(job_id, digested(), live)
             job = Job(
+                **stored,
                 id=job_id,
                 owner=caller.owner,
                 model=model.name,
                 created_at=time.time(),
-                shards=shards,
                 parameters=fields.parameters,
                 priority=fields.priority or "normal",
                 metadata=fields.metadata,
+                on_duplicate=fields.on_duplicate or "error",
+                dedupe=bool(fields.dedupe),
+                cache=bool(fields.cache),
+                webhook_url=fields.webhook_url,
                 idempotency_key=key,
                 input_digest=digest.hexdigest(),
             )
@@ -86,23 +123,32 @@ class Submissions:
             raise
         if existing.id != job.id:
             return _same(existing, digest.hexdigest()), True
-        logger.info("job submitted", job=job.id, model=job.model, rows=job.rows, shards=len(shards))
+        logger.info("job submitted", job=job.id, model=job.model, rows=job.rows, shards=len(job.shards))
         return job, False
 
-    def _store(self, job_id: str, records: Iterable[Record], live: list[ModelPresence]) -> tuple[int, ...]:
+    def _store(self, job_id: str, records: Iterable[Record], live: list[ModelPresence], fields: JobFields) -> tuple[int, ...]:
         """Write the input; rows of each shard."""
 
         def put(number: int, table: pa.Table) -> None:
             self._jobs.store.put_input(job_id, number, table)
 
-        measured = [presence.tokens_per_s for presence in live if presence.tokens_per_s]
-        # A shard runs on one worker, whichever it is: none should hang on it for long.
-        tokens_per_s = min(measured, default=DEFAULT_TOKENS_PER_S)
         cutter = ShardCutter(
-            put, shard_tokens=tokens_per_s * self._settings.shard_seconds, max_rows=self._settings.max_shard_rows
+            put,
+            shard_tokens=self._shard_tokens(live),
+            max_rows=self._settings.max_shard_rows,
+            seen=None if fields.on_duplicate == "keep" else SeenIds(),
         )
         cutter.cut(records)
         return tuple(cutter.shards)
+
+    def shard_tokens(self, model: ModelConfig) -> float:
+        """Tokens of a shard of this model now."""
+        return self._shard_tokens(self._live(model))
+
+    def _shard_tokens(self, live: list[ModelPresence]) -> float:
+        measured = [presence.tokens_per_s for presence in live if presence.tokens_per_s]
+        # A shard runs on one worker, whichever it is: none should hang on it for long.
+        return min(measured, default=DEFAULT_TOKENS_PER_S) * self._settings.shard_seconds
 
     def _live(self, model: ModelConfig) -> list[ModelPresence]:
         """What the live workers say of the model; nothing if Redis is away, which is no reason to refuse a job."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -19,6 +20,7 @@ from redis.exceptions import RedisError
 
 from shared import records
 from shared.errors import EngineFailed, NotFound, StorageAway, UmekomiError, Unavailable, to_wire
+from shared.intake.batch import count_requests
 from shared.jobs.finishing import finish
 from shared.jobs.job import FINALIZE, PREPARE, Job, JobView
 from shared.jobs.jobs import Jobs
@@ -28,9 +30,15 @@ from shared.records import ShardCounts
 from shared.settings import Settings
 from worker.engine import Embedded, EmbedRequest, Engine
 from worker.poison import Span, plan
+from worker.reuse import Reuse
+from worker.vector_cache import Landed, VectorCache
 
 logger = get_logger(__name__)
 
+T = TypeVar("T")
+
+# In the metadata of a span's table: its rows whose vector was not made for them.
+_DEDUPLICATED = b"umekomi.deduplicated"
 
 # A step that travels as a shard does (PREPARE, FINALIZE): given the job, and a look whether it was stopped meanwhile. It
 # may run twice, and raises CancelledError when it is stopped, StorageAway or Unavailable to be tried again later.
@@ -44,7 +52,7 @@ class RunningShard:
     job: Job
     shard: int
     is_stopped: bool = False  # paused, cancelled or deleted meanwhile
-    future: Future[Embedded] | None = None
+    future: Future[Any] | None = None  # of the engine, or of another shard that embeds the same text
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,22 @@ class _Rows:
     table: pa.Table
     positions: list[int] = field(default_factory=list)  # rows that are no errors already
     texts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _SpanAsker:
+    """How a span of a shard comes by its vectors: see worker.vector_cache.Asker."""
+
+    runner: ShardRunner
+    running: RunningShard
+    model: ModelConfig
+    span: Span
+
+    def ask(self, texts: Sequence[str]) -> Embedded:
+        return self.runner.try_span(self.running, self.model, self.span, texts)
+
+    def wait(self, future: Future[Landed | None]) -> Landed | None:
+        return _wait(self.running, future)
 
 
 class ShardRunner:
@@ -67,8 +91,11 @@ class ShardRunner:
         settings: Settings,
         worker_id: str,
         steps: Mapping[int, Step] | None = None,
+        cache: VectorCache | None = None,
     ) -> None:
         self._steps = steps or {}
+        cache = cache or VectorCache(jobs.store.storage, settings.vector_cache_memory_bytes)
+        self._reuse = Reuse(jobs.store, engine, cache)
         self._jobs = jobs
         self._engine = engine
         self._registry = registry
@@ -101,6 +128,7 @@ class ShardRunner:
                 self._run(running)
         except CancelledError:
             logger.info("shard stopped", job=job_id, shard=shard)
+            self._clean_up(job_id)
         except (StorageAway, Unavailable) as error:
             # Not released: sent again when the lease has run out, which is the pause that a full disk or a reload needs.
             may_release = False
@@ -113,6 +141,13 @@ class ShardRunner:
                 self._running.pop((job_id, shard), None)
             if may_release:
                 self._release(view.job, shard)
+
+    def _clean_up(self, job_id: str) -> None:
+        """If the job was deleted, what was written for it since goes too."""
+        try:
+            self._jobs.store.discard_if_deleted(job_id)
+        except StorageAway as error:
+            logger.warning("deleted job not cleaned up", job=job_id, reason=str(error))
 
     def renew(self) -> None:
         """Keep the leases of what runs here. Raises RedisError."""
@@ -161,7 +196,7 @@ class ShardRunner:
         if counts is None:
             started_at = time.time()
             table = self._embed_shard(running)
-            counts = _count(table, started_at)
+            counts = _count(job, table, started_at)
             if running.is_stopped:
                 raise CancelledError
             if not store.commit(job.id, shard, table, counts):
@@ -170,7 +205,13 @@ class ShardRunner:
                     return
             seconds = counts.finished_at - started_at
             logger.info(
-                "shard embedded", job=job.id, shard=shard, rows=counts.rows, tokens=counts.tokens, seconds=round(seconds, 3)
+                "shard embedded",
+                job=job.id,
+                shard=shard,
+                rows=counts.rows,
+                deduplicated=counts.deduplicated,
+                tokens=counts.tokens,
+                seconds=round(seconds, 3),
             )
         try:
             self._jobs.index.committed(job.id, shard, counts)
@@ -202,30 +243,39 @@ class ShardRunner:
         deadly = EngineFailed("the worker died each time it ran this text")
         for row in todo.poison:
             parts[row, row + 1] = _to_output(rows.slice(row, 1), None, [], deadly)
-        return pa.concat_tables([parts[span] for span in sorted(parts)])
+        whole = pa.concat_tables([parts[span].replace_schema_metadata() for span in sorted(parts)])
+        return _with_deduplicated(whole, sum(map(_deduplicated, parts.values())))
 
     def _embed_span(self, running: RunningShard, rows: pa.Table, span: Span) -> pa.Table:
-        """The output rows of a span; its try is noted durably before the model sees it, and withdrawn if nothing crashed."""
-        job, shard, store = running.job, running.shard, self._jobs.store
+        """The output rows of a span, and in its schema's metadata how many vectors were not made for it."""
         table = rows.slice(span[0], span[1] - span[0])
         good = _rows_to_embed(table)
         if not good.texts:
             return _to_output(table, None, [], None)
-        number = store.begin_attempt(job.id, shard, span, self._worker_id)
         try:
-            embedded = self._ask_engine(running, self._model(job), good.texts)
-            return _to_output(table, embedded, good.positions, None)
+            model = self._model(running.job)
+            reused = self._reuse.embed(running.job, model, good.texts, _SpanAsker(self, running, model, span))
+            return _with_deduplicated(_to_output(table, reused.embedded, good.positions, None), reused.deduplicated)
         except (CancelledError, Unavailable):
             raise
         except UmekomiError as wrong:
             # The whole request is wrong (dimensions, prompt): each of its rows says so.
             return _to_output(table, None, good.positions, wrong)
+
+    def try_span(self, running: RunningShard, model: ModelConfig, span: Span, texts: Sequence[str]) -> Embedded:
+        """Have texts of a span embedded; the try is noted durably before the model sees them, withdrawn if nothing crashed."""
+        job, shard, store = running.job, running.shard, self._jobs.store
+        number = store.begin_attempt(job.id, shard, span, self._worker_id)
+        try:
+            return self._ask_engine(running, model, texts)
         finally:
             # Reached unless the process dies, and dying is what a try counts.
             store.withdraw_attempt(job.id, shard, number)
 
     def _model(self, job: Job) -> ModelConfig:
-        return self._registry.get(job.model)
+        model = self._registry.get(job.model)
+        # Each request of a batch may ask for other dimensions: its vectors are cut when its files are written.
+        return model.model_copy(update={"dimensions": None}) if job.kind == "batch" else model
 
     def _ask_engine(self, running: RunningShard, model: ModelConfig, texts: Sequence[str]) -> Embedded:
         parameters = running.job.parameters
@@ -240,10 +290,7 @@ class ShardRunner:
                 truncate=parameters.truncate,
             )
         )
-        running.future = future
-        if running.is_stopped:
-            future.cancel()
-        return future.result()
+        return _wait(running, future)
 
     def _release(self, job: Job, shard: int) -> None:
         try:
@@ -258,10 +305,18 @@ def _is_due(view: JobView, shard: int) -> bool:
     if marks.done is not None or marks.paused_at is not None:
         return False
     if shard == FINALIZE:
-        return job.kind == "batch" and (marks.cancelled_at is not None or len(view.committed) >= len(job.shards))
-    if marks.cancelled_at is not None:
+        return view.is_to_finalize(time.time())
+    if marks.cancelled_at is not None or view.is_to_finalize(time.time()):
         return False
     return not job.is_prepared if shard == PREPARE else 0 <= shard < len(job.shards)
+
+
+def _wait(running: RunningShard, future: Future[T]) -> T:
+    """The future's result. Raises CancelledError if the shard is stopped before."""
+    running.future = future
+    if running.is_stopped:
+        future.cancel()
+    return future.result()
 
 
 def _nothing_left(job: Job, shard: int) -> pa.Table:
@@ -318,8 +373,9 @@ def error_json(error: UmekomiError) -> str:
     return orjson.dumps({"code": wire["reason"], "message": wire["message"], "param": wire["param"]}).decode()
 
 
-def _count(table: pa.Table, started_at: float) -> ShardCounts:
+def _count(job: Job, table: pa.Table, started_at: float) -> ShardCounts:
     failed = len(table) - table["error"].null_count
+    requests, failed_requests = count_requests(table) if job.kind == "batch" else (0, 0)
     sum_of: Callable[[str], int] = lambda column: int(pc.sum(table[column]).as_py() or 0)  # noqa: E731
     return ShardCounts(
         rows=len(table),
@@ -328,4 +384,15 @@ def _count(table: pa.Table, started_at: float) -> ShardCounts:
         tokens=sum_of("tokens"),
         started_at=started_at,
         finished_at=time.time(),
+        requests=requests,
+        failed_requests=failed_requests,
+        deduplicated=_deduplicated(table),
     )
+
+
+def _with_deduplicated(table: pa.Table, rows: int) -> pa.Table:
+    return table.replace_schema_metadata({_DEDUPLICATED: str(rows)})
+
+
+def _deduplicated(table: pa.Table) -> int:
+    return int((table.schema.metadata or {}).get(_DEDUPLICATED, 0))

@@ -23,6 +23,7 @@ from worker.backends import LoadOptions, load_backend
 from worker.backends.devices import cores, resolve_device
 from worker.batcher import Batch, Batcher, Lane
 from worker.forward import embed_rows
+from worker.identity import Identity
 from worker.residency import Load, Residency
 from worker.threads import essential_thread, exit_process
 from worker.work import Embedded, EmbedRequest, Work
@@ -138,6 +139,10 @@ class Engine:
             rates = {config.name: self._batcher.tokens_per_s(config.name) for config in self._registry}
         # A stream's rate was measured while the others ran, so the device does as often as much.
         return self._residency.presence({name: rate * self._streams for name, rate in rates.items() if rate is not None})
+
+    def identity(self, model: str) -> Identity | None:
+        """What exactly was loaded last under this name; None before the first load."""
+        return self._residency.identity(model)
 
     def waiting_tokens(self) -> dict[str, int]:
         """By lane; texts that are not tokenized yet are estimated."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -15,6 +16,7 @@ from redis.exceptions import RedisError
 
 from shared import bulk
 from shared.errors import NotFound, StorageAway
+from shared.files import FileStore
 from shared.jobs.dispatch import deal
 from shared.jobs.finishing import finish, finish_cancelled
 from shared.jobs.job import JobView
@@ -22,6 +24,7 @@ from shared.jobs.jobs import Jobs
 from shared.logs import get_logger
 from shared.presence import PresenceBoard
 from shared.settings import Settings
+from worker.expiry import Expiry
 from worker.threads import essential_thread
 
 logger = get_logger(__name__)
@@ -40,8 +43,16 @@ class Reconciler:
     """One thread; it leads if no other worker does."""
 
     def __init__(
-        self, jobs: Jobs, board: PresenceBoard, celery: Celery, models: list[str], settings: Settings, worker_id: str
+        self,
+        jobs: Jobs,
+        board: PresenceBoard,
+        celery: Celery,
+        models: list[str],
+        settings: Settings,
+        worker_id: str,
+        on_sweep: Callable[[], None] | None = None,
     ) -> None:
+        """`on_sweep`: what else the leader has done now and then; it returns at once."""
         self._jobs = jobs
         self._board = board
         self._celery = celery
@@ -50,7 +61,9 @@ class Reconciler:
         self._worker_id = worker_id
         self._stopping = threading.Event()
         self._thread = essential_thread(self._run, "reconciler")
+        self._expiry = Expiry(jobs, settings.jobs_expire_after_s)
         self._swept_at = 0.0
+        self._on_sweep = on_sweep
 
     def start(self) -> None:
         """Begin to lead as soon as nobody else does."""
@@ -100,6 +113,7 @@ class Reconciler:
         if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S or not self._swept_at:
             self._swept_at = time.monotonic()
             self._sweep()
+        self._expiry.expire()
 
     def deal(self, model: str) -> None:
         """Send pending shards of the model's jobs, fairly, until as many are in flight as its workers can use."""
@@ -144,10 +158,10 @@ class Reconciler:
             index.rebuilt()
             logger.info("index rebuilt", jobs=len(ids))
         for job_id in store.unannounced():
-            if store.exists(job_id):
+            # One that Redis knows and storage does not was deleted.
+            is_decided = store.exists(job_id) or index.view(job_id) is not None
+            if is_decided or time.time() - store.noted_at(job_id) > NOTE_WITHOUT_JOB_AFTER_S:
                 self._jobs.announce(job_id)
-            elif time.time() - store.noted_at(job_id) > NOTE_WITHOUT_JOB_AFTER_S:
-                store.announced(job_id)
 
     def _end(self, job_id: str) -> None:
         try:
@@ -165,12 +179,17 @@ class Reconciler:
             finish(self._jobs, view.job)
 
     def _sweep(self) -> None:
-        """Remove uploads that broke off when their web process died: nobody was told that they exist."""
+        """Remove uploads that broke off when their web process died: nobody was told that they exist. And other leftovers."""
         store = self._jobs.store
+        store.storage.sweep()
+        FileStore(store.storage).sweep(time.time())
+        self._expiry.remove_leftover_keys(time.time() - BROKEN_UPLOAD_AFTER_S)
         for job_id in store.ids():
             if not store.exists(job_id) and time.time() - store.last_written_at(job_id) > BROKEN_UPLOAD_AFTER_S:
                 store.discard(job_id)
                 logger.info("broken upload removed", job=job_id)
+        if self._on_sweep is not None:
+            self._on_sweep()
 
 
 def _may_run(view: JobView, model: str) -> bool:

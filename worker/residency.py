@@ -13,6 +13,7 @@ from shared.logs import get_logger
 from shared.models import ModelConfig, ModelRegistry, ModelSource, find_source
 from shared.presence import ModelPresence, ModelState
 from worker.backends import Backend, LoadOptions, load_backend
+from worker.identity import Identity
 from worker.threads import essential_thread
 
 logger = get_logger(__name__)
@@ -34,6 +35,7 @@ class _Place:
     config: ModelConfig
     state: ModelState = "available"
     backend: Backend | None = None
+    identity: Identity | None = None  # of what was loaded last, also when it is unloaded
     reason: str | None = None
     failed_at: float = 0.0  # monotonic seconds
     users: int = 0
@@ -110,6 +112,12 @@ class Residency:
                 self._begin(place)
             return None
 
+    def identity(self, name: str) -> Identity | None:
+        """What was loaded last; None before the first load."""
+        with self._lock:
+            place = self._places.get(name)
+            return None if place is None else place.identity
+
     def hold(self, name: str) -> None:
         """One more user of a model that has some."""
         with self._lock:
@@ -157,7 +165,10 @@ class Residency:
     def _load_one(self, place: _Place) -> None:
         config, began = place.config, self._clock()
         try:
-            backend = self._load(config, self._source(config), self._options_of(config))
+            source, options = self._source(config), self._options_of(config)
+            before = Identity(config, source, options.device)
+            backend = self._load(config, source, options)
+            identity = Identity(config, source, options.device, loaded_from=before.seen)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"[:MAX_REASON_CHARACTERS]
             with self._lock:
@@ -167,7 +178,7 @@ class Residency:
             with self._lock:
                 is_late = self._is_stopping
                 if not is_late:
-                    place.state, place.backend = "ready", backend
+                    place.state, place.backend, place.identity = "ready", backend, identity
             if is_late:
                 backend.close()
                 return

@@ -11,6 +11,7 @@ import numpy as np
 
 from shared.errors import ContextLengthExceeded, EngineFailed, InvalidParameter, UmekomiError
 from shared.models import ModelConfig
+from shared.openai import cut
 from worker import token_ids as callers_ids
 from worker.backends import Backend, TokenizedText
 from worker.batcher import Lane, Row
@@ -143,12 +144,7 @@ class Work:
         if isinstance(outcome, UmekomiError):
             self.errors[position] = outcome
             return
-        wanted = self.vectors.shape[1]
-        vector = outcome[:wanted]
-        if wanted < len(outcome):
-            # Cut as OpenAI cuts: back to unit length.
-            vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
-        self.vectors[position] = vector
+        self.vectors[position] = cut(outcome, self.vectors.shape[1])
 
     def answer(self, now: float) -> Embedded:
         """All of it; `now` in monotonic seconds."""

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.service import Service, running_service
 
+WEBHOOK_SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 Encode = Callable[[Sequence[str]], np.ndarray[Any, np.dtype[np.float32]]]
 
 
@@ -17,7 +18,13 @@ Encode = Callable[[Sequence[str]], np.ndarray[Any, np.dtype[np.float32]]]
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Valkey, one worker with the real model, gunicorn."""
     with running_service(
-        tmp_path_factory.mktemp("service"), shard_seconds=0.5, lease_s=3, resend_after_s=5, reconcile_interval_s=1
+        tmp_path_factory.mktemp("service"),
+        shard_seconds=0.5,
+        lease_s=3,
+        resend_after_s=5,
+        reconcile_interval_s=1,
+        webhook_secret=WEBHOOK_SECRET,
+        webhook_allow_private=True,
     ) as service:
         yield service
 

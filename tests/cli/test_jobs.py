@@ -12,8 +12,10 @@ from click.testing import Result
 from cli import client as client_module
 from cli import watch as watch_module
 from cli.client import ApiClient, JobStatus
+from cli.corpus import CONTENT_TYPES, FORMATS
 from cli.jobs import _watch
 from cli.watch import describe_pace, describe_seconds
+from shared.intake.reading import format_of_media_type, format_of_name, known_formats
 from tests.support.api import Asked, FakeApi, Reply
 from tests.support.commands import Run
 
@@ -61,6 +63,14 @@ def test_submit_streams_the_file_and_prints_the_id(ask: Run, api: FakeApi, corpu
     assert asked.headers["content-type"] == "application/x-ndjson"
     assert asked.headers["content-length"] == str(corpus.stat().st_size)
     assert asked.query == {"model": "m", "dimensions": "64", "priority": "low", "metadata": '{"run": "a=b"}'}
+
+
+def test_submit_asks_for_vectors_to_be_used_again(ask: Run, api: FakeApi, corpus: Path) -> None:
+    api.on("POST", JOBS, Reply(job("queued", 0), 202))
+
+    ask("jobs", "submit", corpus, "--dedupe", "--cache")
+
+    assert api.asked[0].query == {"dedupe": "true", "cache": "true"}
 
 
 def test_an_upload_is_tried_again_under_the_same_key(ask: Run, api: FakeApi, corpus: Path) -> None:
@@ -123,6 +133,57 @@ def test_a_json_file_is_the_whole_request(ask: Run, api: FakeApi, tmp_path: Path
     assert api.asked[0].headers["content-type"] == "application/json"
     refused = ask("jobs", "submit", file, "--input-type", "query")
     assert (refused.exit_code, "--input-type" in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type", "encoding"),
+    [
+        ("corpus.csv", "text/csv", None),
+        ("corpus.TSV.gz", "text/tab-separated-values", "gzip"),
+        ("corpus.txt.zst", "text/plain", "zstd"),
+        ("corpus.parquet", "application/vnd.apache.parquet", None),
+    ],
+)
+def test_an_ending_tells_what_a_file_is(
+    ask: Run, api: FakeApi, tmp_path: Path, name: str, content_type: str, encoding: str | None
+) -> None:
+    api.on("POST", JOBS, Reply(job("queued", 0), 202))
+    (tmp_path / name).write_bytes(b"content")
+
+    ask("jobs", "submit", tmp_path / name, "--text-column", "body", "--id-column", "url", "--on-duplicate", "keep")
+
+    asked = api.asked[0]
+    assert (asked.headers["content-type"], asked.headers.get("content-encoding")) == (content_type, encoding)
+    assert asked.query == {"text_column": "body", "id_column": "url", "on_duplicate": "keep"}
+
+
+def test_endings_and_formats_are_those_of_the_server() -> None:
+    for ending, content_type in CONTENT_TYPES.items():
+        if ending != ".json":
+            name, _ = format_of_name(f"corpus{ending}")
+            assert format_of_media_type(content_type) == name
+    assert list(FORMATS) == known_formats()
+    assert [format_of_media_type(content_type) for content_type in FORMATS.values()] == known_formats()
+
+
+def test_a_format_is_said_where_the_ending_does_not_tell(ask: Run, api: FakeApi, tmp_path: Path) -> None:
+    api.on("POST", JOBS, Reply(job("queued", 0), 202))
+    (tmp_path / "corpus.dat.gz").write_bytes(b"content")
+
+    assert ask("jobs", "submit", tmp_path / "corpus.dat.gz", "--format", "text").exit_code == 0
+    headers = api.asked[0].headers
+    assert (headers["content-type"], headers["content-encoding"]) == ("text/plain", "gzip")
+
+
+def test_standard_input_is_sent_once(ask: Run, api: FakeApi) -> None:
+    api.on("POST", JOBS, Reply(job("queued", 0), 202), BUSY)
+
+    result = ask("jobs", "submit", "-", "--format", "text", stdin="one\ntwo\n")
+
+    assert (result.exit_code, result.stdout, api.asked[0].body) == (0, "job_1\n", b"one\ntwo\n")
+    assert api.asked[0].headers["content-type"] == "text/plain"
+    assert ask("jobs", "submit", "-", stdin="x").exit_code == 3
+    assert (len(api.asked), api.asked[1].headers["content-type"]) == (2, "application/octet-stream")
 
 
 @pytest.mark.parametrize("name", ["corpus.pdf", "corpus", "corpus.gz"])
@@ -212,7 +273,7 @@ def test_status_shows_what_is_known(ask: Run, api: FakeApi) -> None:
     assert json.loads(ask("jobs", "status", "job_1", "--json").stdout) == job("in_progress", 4, 1, eta_seconds=3700.0)
 
 
-@pytest.mark.parametrize("action", ["cancel", "pause", "resume"])
+@pytest.mark.parametrize("action", ["cancel", "pause", "resume", "retry"])
 def test_actions_are_posted(ask: Run, api: FakeApi, action: str) -> None:
     api.on("POST", f"{JOBS}/job_1/{action}", Reply(job("paused", 2)))
 
@@ -259,14 +320,75 @@ def test_results_go_to_standard_output(ask: Run, api: FakeApi) -> None:
     assert api.asked[0].query == {"format": "jsonl"}
 
 
-def test_the_ending_of_the_file_names_the_format(ask: Run, api: FakeApi, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["parquet", "npy", "npz", "arrow"])
+def test_the_ending_of_the_file_names_the_format(ask: Run, api: FakeApi, tmp_path: Path, name: str) -> None:
     api.on("GET", f"{JOBS}/job_1/results", Reply(b"PAR1"))
 
-    result = fetch(ask, tmp_path / "vectors.parquet")
+    result = fetch(ask, tmp_path / f"vectors.{name}", "--dtype", "float16")
 
     assert result.exit_code == 0
-    assert api.asked[0].query == {"format": "parquet"}
-    assert [file.name for file in tmp_path.iterdir()] == ["vectors.parquet"]
+    assert api.asked[0].query == {"format": name, "dtype": "float16"}
+    assert [file.name for file in tmp_path.iterdir()] == [f"vectors.{name}"]
+
+
+WHOLE = bytes(range(256)) * 4
+
+
+def serve_bytes(api: FakeApi, *cuts: int | None, tag: str = "abc1", content: bytes = WHOLE) -> None:
+    """A file with a tag; each answer breaks off after so many bytes."""
+    left = list(cuts)
+
+    def answer(asked: Asked) -> Reply:
+        begin = int(asked.headers.get("range", "bytes=0-")[6:-1]) if asked.headers.get("if-range") == f'"{tag}"' else 0
+        cut = left.pop(0) if left else None
+        headers = {"ETag": f'"{tag}"', "x-umekomi-complete": "true"}
+        if begin >= len(content):
+            return Reply(b"{}", 416, headers | {"Content-Range": f"bytes */{len(content)}"})
+        return Reply(content[begin:], 206 if begin else 200, headers, cut_at=cut)
+
+    api.on("GET", f"{JOBS}/job_1/results", answer)
+
+
+def test_a_broken_download_goes_on_at_the_byte_where_it_broke(ask: Run, api: FakeApi, tmp_path: Path) -> None:
+    serve_bytes(api, 100, 0, 300)
+
+    result = fetch(ask, tmp_path / "vectors.npy")
+
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "vectors.npy").read_bytes() == WHOLE
+    assert [asked.headers.get("range") for asked in api.asked] == [None, "bytes=100-", "bytes=100-", "bytes=400-"]
+    assert [file.name for file in tmp_path.iterdir()] == ["vectors.npy"]
+
+
+@pytest.mark.parametrize("there", [1, 100, len(WHOLE)])
+def test_a_download_that_was_stopped_goes_on_when_told(ask: Run, api: FakeApi, tmp_path: Path, there: int) -> None:
+    part = tmp_path / "vectors.npy.abc1.part"
+    part.write_bytes(WHOLE[:there])
+    serve_bytes(api)
+
+    assert fetch(ask, tmp_path / "vectors.npy", "-c").exit_code == 0
+    assert (tmp_path / "vectors.npy").read_bytes() == WHOLE
+    assert api.asked[0].headers["range"] == f"bytes={there}-"
+    assert not part.exists()
+
+
+def test_a_download_that_stays_broken_keeps_its_part_and_says_so(ask: Run, api: FakeApi, tmp_path: Path) -> None:
+    serve_bytes(api, 10, 0, 0, 0, 0)
+
+    result = fetch(ask, tmp_path / "vectors.npy")
+
+    assert (result.exit_code, "-c goes on" in result.stderr) == (3, True)
+    assert (tmp_path / "vectors.npy.abc1.part").read_bytes() == WHOLE[:10]
+
+
+@pytest.mark.parametrize("more", [[], ["-c"]])
+def test_a_part_of_another_file_is_thrown_away(ask: Run, api: FakeApi, tmp_path: Path, more: list[str]) -> None:
+    (tmp_path / "vectors.npy.abc1.part").write_bytes(b"old")
+    serve_bytes(api, tag="abc1" if not more else "def2")
+
+    assert fetch(ask, tmp_path / "vectors.npy", *more).exit_code == 0
+    assert (tmp_path / "vectors.npy").read_bytes() == WHOLE
+    assert [file.name for file in tmp_path.iterdir()] == ["vectors.npy"]
 
 
 def test_a_broken_parquet_download_leaves_nothing(ask: Run, api: FakeApi, tmp_path: Path) -> None:

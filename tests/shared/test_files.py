@@ -160,6 +160,13 @@ def test_expired_files_are_not_found_and_then_removed(
     assert files.sweep(later) == 0
 
 
+def test_a_sweep_leaves_for_the_next_what_takes_too_long(files: FileStore) -> None:
+    for _ in range(3):
+        make(files, expires_after_s=60)
+    later = time.time() + 61
+    assert [files.sweep(later, budget_s=0) for _ in range(4)] == [1, 1, 1, 0]
+
+
 def test_the_sweep_removes_what_a_dead_process_left_and_only_when_it_is_old(files: FileStore, storage: Storage) -> None:
     whole, broken = make(files), make(files)
     storage.delete(f"files/{broken.id}/file.json")

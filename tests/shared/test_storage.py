@@ -465,3 +465,21 @@ def test_s3_is_used_after_a_fork(s3: S3) -> None:
     os.waitpid(child, 0)
     with os.fdopen(reader, "rb") as pipe:
         assert pipe.read() == b"from the parent"
+
+
+def test_a_sweep_removes_what_was_left_unfinished_long_ago_and_nothing_else(tmp_path: Path) -> None:
+    storage = DirectoryStorage(tmp_path / "storage")
+    storage.write("a/b", b"stays")
+    for name, age_s in (("old", 2 * 86_400), ("new", 60)):
+        left = storage.root / "tmp" / name
+        left.write_bytes(b"half")
+        os.utime(left, (time.time() - age_s,) * 2)
+    storage.sweep()
+    assert storage.list("tmp") == ["new"]
+    assert storage.read("a/b") == b"stays"
+
+
+def test_sweeping_is_allowed_on_every_storage(storage: Storage) -> None:
+    storage.write("a/b", b"stays")
+    storage.sweep()
+    assert storage.read("a/b") == b"stays"

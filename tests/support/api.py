@@ -76,7 +76,8 @@ def running_api() -> Iterator[FakeApi]:
             parts = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
             headers = {name.lower(): value for name, value in self.headers.items()}
-            body = self.rfile.read(int(headers.get("content-length", 0)))
+            is_chunked = headers.get("transfer-encoding") == "chunked"
+            body = self._chunks() if is_chunked else self.rfile.read(int(headers.get("content-length", 0)))
             reply = api.answer(Asked(self.command, parts.path, query, headers, body))
             content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             self.send_response(reply.status)
@@ -87,6 +88,14 @@ def running_api() -> Iterator[FakeApi]:
             self.wfile.write(content if reply.cut_at is None else content[: reply.cut_at])
             if reply.cut_at is not None:
                 self.close_connection = True
+
+        def _chunks(self) -> bytes:
+            body = b""
+            while size := int(self.rfile.readline(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
 
         do_GET = do_POST = do_DELETE = _any  # noqa: N815 - http.server's names
 

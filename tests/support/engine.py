@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,16 @@ def embedded(request: EmbedRequest) -> Embedded:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class IdentityDouble:
+    """What a loaded model is, as the test says."""
+
+    name: str | None
+
+    def digest(self) -> str | None:
+        return self.name
+
+
 class EngineDouble:
     """Answers at once; with `hold` set, when `release` is called."""
 
@@ -44,6 +55,7 @@ class EngineDouble:
         self.hold = False
         self.answer: Callable[[EmbedRequest], Embedded] = embedded
         self.states = dict.fromkeys(models, ModelPresence(state="ready", dimensions=DIMENSIONS, max_tokens=512))
+        self.identities: dict[str, str | None] = dict.fromkeys(models, "the first one")
         self._held: list[tuple[EmbedRequest, Future[Embedded]]] = []
 
     def submit(self, request: EmbedRequest) -> Future[Embedded]:
@@ -64,6 +76,9 @@ class EngineDouble:
                 future.set_result(self.answer(request))
             except BaseException as error:  # as an engine does: every failure is an answer
                 future.set_exception(error)
+
+    def identity(self, model: str) -> IdentityDouble | None:
+        return IdentityDouble(self.identities[model]) if model in self.identities else None
 
     def presence(self) -> dict[str, ModelPresence]:
         return self.states

@@ -136,7 +136,7 @@ def finish(jobs: Jobs, job_id: str) -> None:
             run_shard(jobs, job_id, shard)
     view = jobs.from_storage(job_id)
     jobs.store.mark_done(
-        job_id, Done(status="completed", finished_at=time.time(), counts=view.counts, started_at=view.started_at)
+        view.job, Done(status="completed", finished_at=time.time(), counts=view.counts, started_at=view.started_at)
     )
     jobs.announce(job_id)
 

@@ -134,3 +134,46 @@ def test_the_web_process_loads_no_model_library_and_nothing_of_the_worker(valkey
         [sys.executable, "-c", code], env=environment(valkey, tmp_path), capture_output=True, text=True, cwd=tmp_path, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_stop_ends_event_streams_at_once(valkey: Valkey, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "web.log"
+    given = environment(valkey, tmp_path, address=f"127.0.0.1:{port}", web_threads="3", interactive_timeout_s="600")
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "web/gunicorn_conf.py")],
+            env=given,
+            stdout=sink,
+            stderr=sink,
+            cwd=tmp_path,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert time.monotonic() < deadline, log.read_text()
+            try:
+                ask(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                break
+            except OSError:
+                time.sleep(0.1)
+        body = orjson.dumps({"input": ["text"]})
+        head = b"POST /v1/embeddings/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        job = orjson.loads(ask(port, head % len(body) + body)[2])
+        request = f"GET {JOBS}/{job['id']}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(request)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            assert response.headers["Content-Type"].startswith("text/event-stream")
+            assert b"retry" in response.readline()
+            while b"data: " not in response.readline():
+                pass
+            process.terminate()
+            # To the end of the stream, which is not so far away that it had to be kept alive.
+            rest = response.read()
+            assert (b"event: done" in rest, b"keep-alive" in rest) == (False, False)
+        assert process.wait(timeout=15) == 0, log.read_text()
+        assert "Traceback" not in log.read_text()
+    finally:
+        process.kill()
+        process.wait()

@@ -15,8 +15,9 @@ from kombu.exceptions import OperationalError
 from redis import Redis
 
 from shared import bulk, keys
+from shared.files import FileStore
 from shared.jobs.index import JobIndex
-from shared.jobs.job import new_job_id
+from shared.jobs.job import FINALIZE, new_job_id
 from shared.jobs.jobs import Jobs
 from shared.jobs.store import JobStore
 from shared.presence import ModelPresence, PresenceBoard, WorkerPresence
@@ -225,3 +226,22 @@ def test_one_worker_leads_and_another_follows_when_it_stops(jobs: Jobs, redis: R
     wait_until(lambda: redis.get(keys.lock("leader")) == b"w2")
     second.stop()
     assert redis.get(keys.lock("leader")) is None
+
+
+def test_the_leader_removes_files_whose_time_has_come(jobs: Jobs, reconciler: Reconciler) -> None:
+    files = FileStore(jobs.store.storage)
+    with files.create(owner="o", purpose="batch", expires_after_s=-1) as old, files.create(owner="o", purpose="batch") as new:
+        old.write(b"x")
+        new.write(b"x")
+    reconciler.reconcile()
+    assert jobs.store.storage.list("files") == [new.file.id]
+
+
+def test_a_batch_of_which_nothing_is_left_to_run_is_dealt_its_last_step_and_no_job_is(jobs: Jobs) -> None:
+    def pending(**fields: Any) -> list[int]:
+        job = submit(jobs, [["a"]], **fields)
+        jobs.cancel(jobs.view(job.id))
+        return list(jobs.index.for_dealing([jobs.view(job.id)], set(), 9)[0].pending)
+
+    assert pending(kind="batch", batch={"expires_at": 2**40}) == [FINALIZE]
+    assert FINALIZE not in pending()

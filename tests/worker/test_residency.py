@@ -193,3 +193,16 @@ def test_a_loader_that_dies_is_told(make: Make, loads: Loads, monkeypatch: pytes
     make(fake("m"))
 
     assert loads.ended.get(timeout=PATIENCE_S) == "died"
+
+
+def test_what_was_loaded_last_is_known_also_when_it_is_unloaded(make: Make, loads: Loads) -> None:
+    residency = make(fake("m", preload=False))
+    assert residency.identity("m") is None
+    residency.acquire(fake("m"))
+    loads.ended.get(timeout=PATIENCE_S)
+    loaded = residency.identity("m")
+    assert loaded is not None
+    assert loaded.digest() is not None
+    assert residency.unload("m")
+    assert residency.identity("m") is loaded
+    assert residency.identity("nobody") is None

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 import orjson
 from flask import Blueprint, Response
 
+from shared.jobs.wire import JOBS
 from web import openai
-from web.native import JOBS
 
 blueprint = Blueprint("about", __name__)
 
@@ -16,7 +16,9 @@ ROUTES = {
     "POST /v1/embeddings": "vectors of a few texts, as OpenAI's API has it",
     f"POST {JOBS}": "a corpus in bulk: JSON or NDJSON",
     f"GET {JOBS}": "your jobs",
-    f"GET {JOBS}/ID": "status; /results, /errors, and POST /cancel, /pause, /resume; DELETE",
+    f"GET {JOBS}/ID": "status; /events, /results, /errors, and POST /cancel, /pause, /resume, /retry; DELETE",
+    "POST /v1/files": "input of batches; GET, DELETE /v1/files/ID, and GET /v1/files/ID/content",
+    "POST /v1/batches": "OpenAI's batches of embeddings requests; GET /v1/batches/ID, and POST /cancel",
     "GET /v1/models": "what is served",
     "GET /healthz, /readyz": "alive, ready",
     "GET /version": "the version",

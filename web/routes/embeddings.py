@@ -9,10 +9,10 @@ from flask import Blueprint, Response, request
 
 from shared.errors import InvalidParameter
 from shared.interactive import Answer, Ask
+from shared.jobs.wire import JOBS
 from shared.models import ModelConfig
 from web import openai
 from web.bodies import Body, require_json
-from web.native import JOBS
 from web.parts import parts
 from web.routes.jobs import submit_json
 

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 from flask import Blueprint, Response, request
 
 from shared.errors import InvalidParameter
+from shared.intake.records import Record, from_list
 from shared.jobs.job import Job, JobView, Marks
-from web import openai, results, uploads
+from shared.jobs.wire import JOBS, job_object
+from web import events, openai
 from web.bodies import JSON_TYPES, Body, media_type
-from web.failures import WrongMediaType
 from web.native import (
-    JOBS,
     JobFields,
-    job_object,
+    check_names,
     read_idempotency_key,
     read_job_fields,
     read_job_id,
-    read_job_query,
     read_number,
     read_status,
 )
 from web.parts import caller, parts
+from web.sources import read_source
 from web.submissions import Parse
+from web.uploads import read_upload
 
 blueprint = Blueprint("jobs", __name__, url_prefix=JOBS)
 
@@ -39,25 +40,40 @@ NDJSON = "application/x-ndjson"
 @blueprint.post("")
 def create() -> Response:
     """Accept a job: what is answered with 202 lies in storage and is done whatever dies."""
-    kind = media_type(request)
-    if kind in JSON_TYPES:
-        return submit_json()
-    if kind not in UPLOADS:
-        known = ", ".join(sorted({openai.JSON, *UPLOADS}))
-        raise WrongMediaType(f"Content-Type: must be one of {known}", param="Content-Type")
-    return _submit_upload(UPLOADS[kind])
+    if media_type(request) in JSON_TYPES:
+        return submit_json(is_native=True)
+    upload = read_upload(request, parts().settings)
+    return _accept(None, upload.fields, upload.blocks, upload.parse)
 
 
-def submit_json(engine: str | None = None) -> Response:
-    """A job out of one JSON object: parameters and `input`, a list of texts or of {id, text, metadata}."""
+# Where the input of a JSON body is, and what it may hold of OpenAI's that means nothing here.
+_INPUTS = ("input", "input_file_id", "input_url")
+_OF_OPENAI = ("encoding_format", "user")
+
+
+def submit_json(engine: str | None = None, *, is_native: bool = False) -> Response:
+    """A job out of one JSON object: parameters, and `input`, a list of texts or of {id, text, metadata}, or where it is."""
     max_bytes = min(MAX_JSON_BYTES, parts().settings.max_upload_bytes)
     too_large = f"a JSON body is read up to {max_bytes} bytes; send more as {NDJSON} to POST {JOBS}"
     raw = Body(request, max_bytes=max_bytes, too_large=too_large).read()
     given = openai.read_object(raw)
+    if is_native:
+        check_names(given, *_INPUTS, *_OF_OPENAI)
     fields = read_job_fields(given)
+    if any(given.get(name) is not None for name in _INPUTS[1:]):
+        return _accept_source(engine, fields, given)
     values = _read_list(given)
     max_text_bytes = parts().settings.max_text_bytes
-    return _accept(engine, fields, iter([raw]), lambda blocks: _after(blocks, uploads.from_list(values, max_text_bytes)))
+    return _accept(engine, fields, iter([raw]), lambda blocks: _after(blocks, from_list(values, max_text_bytes)))
+
+
+def _accept_source(engine: str | None, fields: JobFields, given: dict[str, Any]) -> Response:
+    if sum(given.get(name) is not None for name in _INPUTS) > 1:
+        raise openai.wrong_input(f"give one of {', '.join(_INPUTS)}")
+    model = parts().registry.get(engine or fields.model)
+    key = read_idempotency_key(request.headers.get("Idempotency-Key"))
+    source = read_source(given, fields, parts().settings, parts().files, caller().owner)
+    return _accepted(*parts().submissions.accept_source(caller(), model, fields, key, source))
 
 
 def _read_list(given: dict[str, Any]) -> list[Any]:
@@ -75,35 +91,20 @@ def _read_list(given: dict[str, Any]) -> list[Any]:
     return values
 
 
-def _after(blocks: Iterator[bytes], records: Iterator[uploads.Record]) -> Iterator[uploads.Record]:
+def _after(blocks: Iterator[bytes], records: Iterator[Record]) -> Iterator[Record]:
     """The records, once the blocks they were read from have passed by."""
     for _ in blocks:
         pass
     yield from records
 
 
-def _submit_upload(read: Callable[[Iterator[bytes], int], Iterator[uploads.Record]]) -> Response:
-    """A job out of a streamed body; the parameters stand in the query string."""
-    settings = parts().settings
-    too_large = f"the body is over {settings.max_upload_bytes} bytes; submit it as several jobs"
-    body = Body(request, max_bytes=settings.max_upload_bytes, too_large=too_large)
-    fields = read_job_query(request.args)
-    return _accept(None, fields, body.blocks(), lambda blocks: read(blocks, settings.max_text_bytes))
-
-
-# Content type -> records of a streamed body; a new kind of upload is a reader in web/uploads.py and a line here.
-UPLOADS: dict[str, Callable[[Iterator[bytes], int], Iterator[uploads.Record]]] = {
-    NDJSON: uploads.from_ndjson,
-    "application/ndjson": uploads.from_ndjson,
-    "application/jsonl": uploads.from_ndjson,
-    "application/x-jsonlines": uploads.from_ndjson,
-}
-
-
 def _accept(engine: str | None, fields: JobFields, blocks: Iterator[bytes], parse: Parse) -> Response:
     model = parts().registry.get(engine or fields.model)
     key = read_idempotency_key(request.headers.get("Idempotency-Key"))
-    job, was_there = parts().submissions.accept(caller(), model, fields, key, blocks, parse)
+    return _accepted(*parts().submissions.accept(caller(), model, fields, key, blocks, parse))
+
+
+def _accepted(job: Job, was_there: bool) -> Response:
     view = parts().jobs.view(job.id, caller().owner) if was_there else JobView(job=job, marks=Marks())
     response = _json(_object(view), 202)
     response.headers["Location"] = f"{JOBS}/{job.id}"
@@ -132,22 +133,18 @@ def get(job_id: str) -> Response:
     return _json(_object(_view(job_id)))
 
 
-@blueprint.get("/<job_id>/results")
-def get_results(job_id: str) -> Response:
-    """What is committed, in order, while the job runs too; `after` goes on where an earlier answer ended."""
-    kind = results.choose_format(request.args.get("format") or None, [entry[0].lower() for entry in request.accept_mimetypes])
-    view, wanted = _extent(job_id)
-    response = _download(view.job, wanted, kind, results.read_batches(parts().jobs.store, view.job.id, wanted), "results")
-    response.headers["x-umekomi-rows"] = str(wanted.rows)
+@blueprint.get("/<job_id>/events")
+def get_events(job_id: str) -> Response:
+    """The job whenever it changes, until it is finished, as server-sent events; what a client saw before makes no difference."""
+    view = _view(job_id)
+    owner, jobs = caller().owner, parts().jobs
+    watch = parts().events.watch(view.job.id)
+    told = events.stream(watch, view, lambda: jobs.view(view.job.id, owner), parts().settings.jobs_expire_after_s)
+    response = Response(told, content_type=events.MEDIA_TYPE)
+    response.call_on_close(watch.close)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would collect events until a buffer is full
     return response
-
-
-@blueprint.get("/<job_id>/errors")
-def get_errors(job_id: str) -> Response:
-    """The error rows of what is committed, as JSONL."""
-    view, wanted = _extent(job_id)
-    batches = results.read_errors(parts().jobs.store, view, wanted)
-    return _download(view.job, wanted, results.FORMATS["jsonl"], batches, "errors")
 
 
 @blueprint.post("/<job_id>/cancel")
@@ -168,6 +165,12 @@ def resume(job_id: str) -> Response:
     return _json(_object(parts().jobs.resume(_view(job_id))))
 
 
+@blueprint.post("/<job_id>/retry")
+def retry(job_id: str) -> Response:
+    """Run the failed rows of a completed job again; the others stay as they are."""
+    return _json(_object(parts().jobs.retry(_view(job_id))))
+
+
 @blueprint.delete("/<job_id>")
 def delete(job_id: str) -> Response:
     """Remove the job and all its files."""
@@ -181,25 +184,8 @@ def _view(job_id: str) -> JobView:
 
 
 def _object(view: JobView) -> dict[str, Any]:
-    return job_object(view, time.time())
+    return job_object(view, time.time(), expire_after_s=parts().settings.jobs_expire_after_s)
 
 
 def _json(body: dict[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(body), status, content_type=openai.JSON)
-
-
-def _extent(job_id: str) -> tuple[JobView, results.Extent]:
-    after = read_number("after", request.args.get("after") or "-1")
-    if after < -1:
-        raise InvalidParameter("after: must be the index of a row", param="after")
-    view = _view(job_id)
-    return view, results.extent(view, parts().jobs.store.committed(view.job.id), after)
-
-
-def _download(job: Job, wanted: results.Extent, kind: results.Format, batches: results.Batches, name: str) -> Response:
-    response = Response(results.open_first(kind.write(batches)), content_type=kind.media_type)
-    response.headers["Content-Disposition"] = f'attachment; filename="{job.id}-{name}.{kind.extension}"'
-    response.headers["x-umekomi-next-after"] = str(wanted.next_after)
-    response.headers["x-umekomi-complete"] = "true" if wanted.is_complete else "false"
-    response.headers["Cache-Control"] = "no-store"
-    return response

@@ -111,7 +111,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, str | None]] = [
     ("nothing", {"data": b""}, 400, "input"),
     ("blank lines alone", {"data": b"\n\n  \n"}, 400, "input"),
     ("another type", {"data": b"a", "content_type": "text/html"}, 415, "Content-Type"),
-    ("a form", {"data": b"a", "content_type": "multipart/form-data; boundary=x"}, 415, "Content-Type"),
+    ("a broken form", {"data": b"a", "content_type": "multipart/form-data; boundary=x"}, 400, None),
     ("an unknown model", {"data": b'{"text":"a"}', "query_string": "model=x"}, 404, "model"),
     ("dimensions a word", {"data": b'{"text":"a"}', "query_string": "dimensions=many"}, 400, "dimensions"),
     ("dimensions zero", {"data": b'{"text":"a"}', "query_string": "dimensions=0"}, 400, "dimensions"),
@@ -292,6 +292,17 @@ def test_jobs_are_paused_resumed_and_cancelled_with_an_empty_body(client: FlaskC
     assert client.post(f"{url}/cancel/").json["status"] == "cancelled"
     response = client.post(f"{url}/pause")
     assert (response.status_code, error_of(response)["code"]) == (400, "invalid_state")
+
+
+@pytest.mark.parametrize("name", ["dedupe", "cache"])
+def test_a_job_says_whether_vectors_are_used_again(client: FlaskClient, parts: Parts, name: str) -> None:
+    for given, expected in (("true", True), ("false", False), ("", False)):
+        job = submit(client, {"text": "a"}, query=f"{name}={given}").json
+        assert job[name] is expected
+        assert getattr(parts.jobs.store.get(job["id"]), name) is expected
+    assert client.post(JOBS, json={"input": ["a"], name: True}).json[name] is True
+    for refused in (submit(client, {"text": "a"}, query=f"{name}=1"), client.post(JOBS, json={"input": ["a"], name: 1})):
+        assert (refused.status_code, error_of(refused)["param"]) == (400, name)
 
 
 def test_a_finished_job_cannot_be_cancelled(client: FlaskClient, parts: Parts) -> None:

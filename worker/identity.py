@@ -1,0 +1,113 @@
+"""Identity: what exactly a loaded model is, so that a vector is never taken for another model's; the same on every host."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import orjson
+
+from shared.logs import get_logger
+from shared.models import ModelConfig, ModelSource
+
+logger = get_logger(__name__)
+
+# What an entry says beside its vectors; every other key of it, those to come too, makes another model of it.
+_NOT_OF_THE_VECTORS = {
+    *("name", "alias", "description", "disabled", "default", "embeddings", "parameters", "device", "threads", "truncate"),
+    *("token_ids", "batch", "preload", "pinned", "ttl", "concurrency_groups"),
+}
+# They make the tokens: a new major version of transformers has given a tokenizer's ids shifted by one.
+_LIBRARIES = ("sentence-transformers", "transformers", "tokenizers")
+
+# A file as it lay there: name in the folder, size, time of change, inode.
+_Seen = tuple[str, int, int, int]
+
+
+class Identity:
+    """Of one load. The files are looked at when the model is loaded, and read the first time that somebody asks.
+
+    So it costs a load nothing, and a folder that is replaced under a loaded model is told: the files are not those that
+    were loaded. Contents count and not paths or times, for every host has a copy of its own. Thread-safe.
+    """
+
+    def __init__(
+        self, config: ModelConfig, source: ModelSource, device: str, *, loaded_from: tuple[_Seen, ...] | None = None
+    ) -> None:
+        """`loaded_from`: what was `seen` before the load; a folder that changed meanwhile is no known model."""
+        self._config = config
+        self._directory = source.directory
+        self.seen = tuple(_look(source.directory)) if source.directory is not None else ()
+        self._is_whole = loaded_from is None or loaded_from == self.seen
+        self._spec: str | None = config.parameters.model if source.hub_id is None else _revision(source.hub_id, config)
+        # Half precision is for GPUs, and their sums are others in the last bits.
+        self._device = device.partition(":")[0]
+        self._lock = threading.Lock()
+        self._digest: str | None = None
+        self._is_known = False
+
+    def digest(self) -> str | None:
+        """The same for equal models, hexadecimal; None if it cannot be told what was loaded."""
+        with self._lock:
+            if not self._is_known:
+                self._digest = self._read()
+                self._is_known = True
+                if self._digest is None:
+                    logger.warning("model not identified", model=self._config.name, reason="its files changed, or are not there")
+            return self._digest
+
+    def _read(self) -> str | None:
+        found = hashlib.blake2b(digest_size=16)
+        says = self._config.model_dump(mode="json", exclude=_NOT_OF_THE_VECTORS)
+        libraries = [_version(library) for library in _LIBRARIES] if self._config.backend != "fake" else []
+        found.update(orjson.dumps([says, self._device, libraries], option=orjson.OPT_SORT_KEYS))
+        if self._directory is None:
+            if self._spec is None:
+                return None
+            found.update(self._spec.encode())
+            return found.hexdigest()
+        try:
+            for name, *_ in self.seen:
+                with (self._directory / name).open("rb") as file:
+                    content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+                found.update(name.encode(errors="surrogateescape") + b"\0" + content)
+            if not self.seen or not self._is_whole or tuple(_look(self._directory)) != self.seen:
+                return None
+        except OSError:
+            return None
+        return found.hexdigest()
+
+
+def _look(directory: Path) -> Iterator[_Seen]:
+    """Every file but hidden ones, in an order of its own."""
+    for folder, folders, files in os.walk(directory, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(name for name in files if not name.startswith(".")):
+            path = Path(folder) / name
+            try:
+                found = path.stat()
+            except OSError:
+                continue  # a link to nowhere
+            yield str(path.relative_to(directory)), found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _revision(hub_id: str, config: ModelConfig) -> str | None:
+    """The commit that lies in the hub's cache on this machine, which is what was loaded just now."""
+    try:
+        from huggingface_hub import try_to_load_from_cache  # comes with the backends, and only they need a hub
+
+        found = try_to_load_from_cache(hub_id, "config.json", revision=config.revision)
+    except (ImportError, ValueError):
+        return None
+    return f"{hub_id}@{Path(found).parent.name}" if isinstance(found, str) else None
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
