@@ -13,6 +13,14 @@ from shared.storage import DirectoryStorage
 from tests.support.valkey import Valkey
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests run side by side by file; those on real processes one after the other, since they share an installation."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "acceptance" else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """One server for all tests that do not kill it."""

@@ -83,7 +83,7 @@ def test_a_corpus_comes_back_in_order_with_the_librarys_vectors(service: Service
 
 
 def test_a_bad_line_is_an_error_row_with_its_line_number_and_the_rest_completes(service: Service) -> None:
-    lines = [*records(["one", "two"]), "not json", '{"id": "x"}', '{"text": 3}', "", *records(["three"])]
+    lines = [*records(["one", "two"]), "not json", '{"id": "x"}', '{"text": 3}', "", '{"id": "last", "text": "three"}']
     job = submit(service, lines)
     done = wait_finished(service, job["id"])
     assert done["counts"]["failed"] == 3
