@@ -34,10 +34,13 @@ format: .venv/installed-dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed-dev ## measure: bulk against SentenceTransformer, latency, memory (some minutes)
+bench: .venv/installed-dev ## measure: bulk against the library, latency, memory, a million rows, faults (20 minutes)
 	$(BIN)/python -m bench.bulk
 	$(BIN)/python -m bench.sync
 	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.million
+	$(BIN)/python -m bench.start
+	$(BIN)/python -m bench.chaos --minutes 2
 
 up: ## Valkey, web and a worker in containers
 	$(COMPOSE) up --build
