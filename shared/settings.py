@@ -135,9 +135,7 @@ class Settings(BaseSettings):
     # The worker
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto takes the GPU if there is one")
     streams: int = Field(0, ge=0, le=256, description="batches run side by side; 0: one per core on a CPU, one on a GPU")
-    max_batch_tokens: int = Field(
-        0, ge=0, description="padded tokens of one batch; 0: 2048 on a CPU, 16384 on a GPU"
-    )
+    max_batch_tokens: int = Field(0, ge=0, description="padded tokens of one batch; 0: 2048 on a CPU, 16384 on a GPU")
     batch_target_ms: float = Field(
         100.0, gt=0, description="a bulk batch lasts about so long while somebody interactive was seen lately"
     )

@@ -284,14 +284,7 @@ class DirectoryStorage:
             os.close(descriptor)
 
 
-# An S3 that is away is noticed after two tries by each of two layers: 8 s if it cannot be connected to, 40 s if it is frozen.
-_S3_OPTIONS: dict[str, Any] = {
-    "connect_timeout": 2,
-    "read_timeout": 10,
-    "retries": {"mode": "standard", "total_max_attempts": 2},
-    "max_pool_connections": 64,
-}
-_S3_TRIES = 2
+# S3's codes of errors.
 _FULL = frozenset({"QuotaExceeded", "XMinioStorageFull", "ServiceQuotaExceededException"})
 # Two conditional puts at once: S3 lets one win and tells the other to try again.
 _TRY_AGAIN = frozenset({"ConditionalRequestConflict", "OperationAborted"})

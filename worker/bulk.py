@@ -9,36 +9,30 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 from redis.exceptions import RedisError
 
 from shared import records
-from shared.errors import EngineFailed, NotFound, StorageAway, UmekomiError, Unavailable, to_wire
-from shared.intake.batch import count_requests
+from shared.errors import EngineFailed, NotFound, StorageAway, UmekomiError, Unavailable
 from shared.jobs.finishing import finish
 from shared.jobs.job import FINALIZE, PREPARE, Job, JobView
 from shared.jobs.jobs import Jobs
 from shared.logs import get_logger
 from shared.models import ModelConfig, ModelRegistry
-from shared.records import ShardCounts
 from shared.settings import Settings
 from worker.engine import Embedded, EmbedRequest, Engine
 from worker.poison import Span, plan
 from worker.reuse import Reuse
+from worker.rows import count, deduplicated, rows_to_embed, to_output, unreadable_rows, with_deduplicated
 from worker.vector_cache import Landed, VectorCache
 
 logger = get_logger(__name__)
 
 T = TypeVar("T")
 
-# In the metadata of a span's table: its rows whose vector was not made for them.
-_DEDUPLICATED = b"umekomi.deduplicated"
 
 # A step that travels as a shard does (PREPARE, FINALIZE): given the job, and a look whether it was stopped meanwhile. It
 # may run twice, and raises CancelledError when it is stopped, StorageAway or Unavailable to be tried again later.
@@ -53,15 +47,6 @@ class RunningShard:
     shard: int
     is_stopped: bool = False  # paused, cancelled or deleted meanwhile
     future: Future[Any] | None = None  # of the engine, or of another shard that embeds the same text
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Input rows of a span and what the engine is to be asked about them."""
-
-    table: pa.Table
-    positions: list[int] = field(default_factory=list)  # rows that are no errors already
-    texts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +181,7 @@ class ShardRunner:
         if counts is None:
             started_at = time.time()
             table = self._embed_shard(running)
-            counts = _count(job, table, started_at)
+            counts = count(job, table, started_at)
             if running.is_stopped:
                 raise CancelledError
             if not store.commit(job.id, shard, table, counts):
@@ -226,8 +211,8 @@ class ShardRunner:
                 rows = records.read_table(source)
         except (FileNotFoundError, pa.ArrowInvalid) as error:
             logger.error("input not readable", job=job.id, shard=shard, error=type(error).__name__)
-            return _to_output(
-                _nothing_left(job, shard), None, [], UmekomiError("the stored input is damaged", code="input_damaged")
+            return to_output(
+                unreadable_rows(job, shard), None, [], UmekomiError("the stored input is damaged", code="input_damaged")
             )
         crashes = store.crashes(job.id, shard)
         if not crashes:
@@ -242,25 +227,25 @@ class ShardRunner:
             store.put_part(job.id, shard, span, parts[span])
         deadly = EngineFailed("the worker died each time it ran this text")
         for row in todo.poison:
-            parts[row, row + 1] = _to_output(rows.slice(row, 1), None, [], deadly)
+            parts[row, row + 1] = to_output(rows.slice(row, 1), None, [], deadly)
         whole = pa.concat_tables([parts[span].replace_schema_metadata() for span in sorted(parts)])
-        return _with_deduplicated(whole, sum(map(_deduplicated, parts.values())))
+        return with_deduplicated(whole, sum(map(deduplicated, parts.values())))
 
     def _embed_span(self, running: RunningShard, rows: pa.Table, span: Span) -> pa.Table:
         """The output rows of a span, and in its schema's metadata how many vectors were not made for it."""
         table = rows.slice(span[0], span[1] - span[0])
-        good = _rows_to_embed(table)
+        good = rows_to_embed(table)
         if not good.texts:
-            return _to_output(table, None, [], None)
+            return to_output(table, None, [], None)
         try:
             model = self._model(running.job)
             reused = self._reuse.embed(running.job, model, good.texts, _SpanAsker(self, running, model, span))
-            return _with_deduplicated(_to_output(table, reused.embedded, good.positions, None), reused.deduplicated)
+            return with_deduplicated(to_output(table, reused.embedded, good.positions, None), reused.deduplicated)
         except (CancelledError, Unavailable):
             raise
         except UmekomiError as wrong:
             # The whole request is wrong (dimensions, prompt): each of its rows says so.
-            return _to_output(table, None, good.positions, wrong)
+            return to_output(table, None, good.positions, wrong)
 
     def try_span(self, running: RunningShard, model: ModelConfig, span: Span, texts: Sequence[str]) -> Embedded:
         """Have texts of a span embedded; the try is noted durably before the model sees them, withdrawn if nothing crashed."""
@@ -317,82 +302,3 @@ def _wait(running: RunningShard, future: Future[T]) -> T:
     if running.is_stopped:
         future.cancel()
     return future.result()
-
-
-def _nothing_left(job: Job, shard: int) -> pa.Table:
-    """Rows of a shard of which only the number is known."""
-    first = sum(job.shards[:shard])
-    columns = {"index": pa.array(range(first, first + job.shards[shard]), pa.int64())}
-    nulls = {field.name: pa.nulls(job.shards[shard], field.type) for field in records.INPUT_SCHEMA if field.name != "index"}
-    return pa.table(columns | nulls, schema=records.INPUT_SCHEMA)
-
-
-def _rows_to_embed(table: pa.Table) -> _Rows:
-    mask = pc.is_null(table["error"])
-    positions = np.flatnonzero(mask.to_numpy(zero_copy_only=False)).tolist()
-    return _Rows(table, positions, table["text"].filter(mask).to_pylist())
-
-
-def _to_output(table: pa.Table, embedded: Embedded | None, positions: list[int], error: UmekomiError | None) -> pa.Table:
-    """Output rows of input rows: `embedded` belongs to those at `positions`; `error` is what the others of them get."""
-    rows = len(table)
-    dimensions = embedded.vectors.shape[1] if embedded is not None else 1
-    vectors = np.zeros((rows, dimensions), dtype=np.float32)
-    tokens = np.zeros(rows, dtype=np.int32)
-    truncated = np.zeros(rows, dtype=bool)
-    errors: list[str | None] = table["error"].to_pylist()
-    if embedded is not None:
-        vectors[positions] = embedded.vectors
-        tokens[positions] = embedded.tokens
-        truncated[positions] = embedded.truncated
-        for position, wrong in embedded.errors.items():
-            errors[positions[position]] = error_json(wrong)
-    if error is not None:
-        errors = [error_json(error) if wrong is None else wrong for wrong in errors]
-    failed = np.array([wrong is not None for wrong in errors], dtype=bool)
-    offsets = pa.array(np.arange(0, (rows + 1) * dimensions, dimensions, dtype=np.int32))
-    column = pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)), mask=pa.array(failed))
-    return pa.table(
-        {
-            "index": table["index"],
-            "line": table["line"],
-            "id": table["id"],
-            "vector": column,
-            "tokens": pa.array(tokens),
-            "truncated": pa.array(truncated & ~failed),
-            "metadata": table["metadata"],
-            "error": pa.array(errors, pa.string()),
-        },
-        schema=records.OUTPUT_SCHEMA,
-    )
-
-
-def error_json(error: UmekomiError) -> str:
-    """What an error row says: {code, message, param}."""
-    wire = to_wire(error)
-    return orjson.dumps({"code": wire["reason"], "message": wire["message"], "param": wire["param"]}).decode()
-
-
-def _count(job: Job, table: pa.Table, started_at: float) -> ShardCounts:
-    failed = len(table) - table["error"].null_count
-    requests, failed_requests = count_requests(table) if job.kind == "batch" else (0, 0)
-    sum_of: Callable[[str], int] = lambda column: int(pc.sum(table[column]).as_py() or 0)  # noqa: E731
-    return ShardCounts(
-        rows=len(table),
-        failed=failed,
-        truncated=sum_of("truncated"),
-        tokens=sum_of("tokens"),
-        started_at=started_at,
-        finished_at=time.time(),
-        requests=requests,
-        failed_requests=failed_requests,
-        deduplicated=_deduplicated(table),
-    )
-
-
-def _with_deduplicated(table: pa.Table, rows: int) -> pa.Table:
-    return table.replace_schema_metadata({_DEDUPLICATED: str(rows)})
-
-
-def _deduplicated(table: pa.Table) -> int:
-    return int((table.schema.metadata or {}).get(_DEDUPLICATED, 0))

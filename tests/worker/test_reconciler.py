@@ -27,8 +27,8 @@ from shared.storage import DirectoryStorage
 from tests.support.jobs import input_table, submit
 from tests.support.waiting import wait_until
 from worker import reconciler as module
-from worker.bulk import _to_output
 from worker.reconciler import Reconciler
+from worker.rows import to_output
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def sent(redis: Redis, model: str = "m") -> list[tuple[str, int]]:
 
 def commit(jobs: Jobs, job_id: str, shard: int, rows: int = 1) -> ShardCounts:
     counts = ShardCounts(rows=rows, failed=0, truncated=0, tokens=1, started_at=time.time(), finished_at=time.time())
-    table = _to_output(input_table([None] * rows, shard), None, [], None)
+    table = to_output(input_table([None] * rows, shard), None, [], None)
     assert jobs.store.commit(job_id, shard, table, counts)
     return counts
 
