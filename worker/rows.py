@@ -32,7 +32,9 @@ class RowsToEmbed:
 
 
 def unreadable_rows(job: Job, shard: int) -> pa.Table:
-    """Rows of a shard of which only the number is known."""
+    """Rows of a shard of which only the number is known; none of a retry, whose rows then stay the failures they were."""
+    if shard >= job.base_shards:
+        return records.INPUT_SCHEMA.empty_table()
     first = sum(job.shards[:shard])
     columns = {"index": pa.array(range(first, first + job.shards[shard]), pa.int64())}
     nulls = {field.name: pa.nulls(job.shards[shard], field.type) for field in records.INPUT_SCHEMA if field.name != "index"}

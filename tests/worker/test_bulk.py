@@ -16,6 +16,7 @@ from shared.errors import EngineFailed, InvalidParameter, ModelNotReady, Storage
 from shared.jobs.index import JobIndex
 from shared.jobs.job import Job, JobParameters
 from shared.jobs.jobs import Jobs
+from shared.jobs.reading import open_reading
 from shared.jobs.store import JobStore
 from shared.models import ModelConfig, ModelRegistry, Parameters
 from shared.settings import Settings
@@ -232,6 +233,24 @@ def test_a_damaged_input_is_error_rows_not_a_loop(jobs: Jobs, runner: ShardRunne
     table = output(jobs, job, 1)
     assert errors_of(table) == ["input_damaged"] * 2
     assert table["index"].to_pylist() == [1, 2]
+
+
+def test_a_damaged_input_of_a_retry_leaves_its_rows_the_failures_they_were(
+    jobs: Jobs, runner: ShardRunner, engine: EngineDouble, storage: DirectoryStorage
+) -> None:
+    def refuse(request: EmbedRequest) -> Embedded:
+        raise InvalidParameter("no", param="dimensions")
+
+    engine.answer = refuse
+    job = submit(jobs, [["a", "b"]])
+    runner.run(job.id, 0)
+    jobs.retry(jobs.view(job.id))
+    storage.write(f"jobs/{job.id}/input/00001.parquet", b"PAR1 cut short")
+    runner.run(job.id, 1)
+    view = jobs.view(job.id)
+    assert view.status == "completed"
+    assert (view.counts.total, view.counts.completed, view.counts.failed) == (2, 0, 2)
+    assert [table["index"].to_pylist() for table in open_reading(jobs.store, view.job, view.marks).tables()] == [[0, 1]]
 
 
 def test_a_damaged_output_is_made_again(jobs: Jobs, runner: ShardRunner, storage: DirectoryStorage) -> None:
