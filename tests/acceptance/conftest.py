@@ -23,6 +23,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         lease_s=3,
         resend_after_s=5,
         reconcile_interval_s=1,
+        # Two cores, and other tests beside: no question shall fail for being slow.
+        interactive_timeout_s=55,
         webhook_secret=WEBHOOK_SECRET,
         webhook_allow_private=True,
     ) as service:
