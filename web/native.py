@@ -142,6 +142,14 @@ def read_number(param: str, text: str) -> int:
     return int(text)
 
 
+def read_limit(text: str | None, *, default: int, most: int) -> int:
+    """How many entries of a list are wanted, in a query string. Raises InvalidParameter."""
+    limit = read_number("limit", text or str(default))
+    if not 1 <= limit <= most:
+        raise InvalidParameter(f"limit: must be 1 to {most}", param="limit")
+    return limit
+
+
 def read_status(text: str | None) -> Status | None:
     """A status in a query string. Raises InvalidParameter."""
     if not text:

@@ -30,6 +30,7 @@ from shared.errors import (
 from shared.interactive import Answer, Ask, AskClient, AskServer, TakenAsk, decode_answer, encode_answer
 from shared.presence import ModelPresence, PresenceBoard, WorkerPresence
 from tests.support.valkey import Valkey, free_port
+from tests.support.waiting import wait_until
 
 MODEL = "m"
 LONG_AGO = 1.0
@@ -132,13 +133,6 @@ def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
     server.start()
     yield server
     server.kill()
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 15.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 def take_all(server: AskServer, count: int, *models: str) -> list[TakenAsk]:

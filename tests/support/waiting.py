@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(holds: Callable[[], object], within_s: float = 10.0) -> None:
+def wait_until(holds: Callable[[], object], within_s: float = 15.0) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline

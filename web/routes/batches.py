@@ -21,7 +21,7 @@ from shared.logs import get_logger
 from web import openai
 from web.batches import FILE_PURPOSE, BatchFields, batch_object, read_batch, read_batch_id
 from web.bodies import BLOCK_BYTES, Body, require_json
-from web.native import read_idempotency_key, read_number
+from web.native import read_idempotency_key, read_limit
 from web.parts import caller, parts
 
 logger = get_logger(__name__)
@@ -153,9 +153,7 @@ def _replayed(earlier: Job, digest: str) -> Response:
 @blueprint.get("")
 def list_batches() -> Response:
     """The caller's batches, newest first."""
-    limit = read_number("limit", request.args.get("limit") or str(PAGE))
-    if not 1 <= limit <= MAX_PAGE:
-        raise InvalidParameter(f"limit: must be 1 to {MAX_PAGE}", param="limit")
+    limit = read_limit(request.args.get("limit"), default=PAGE, most=MAX_PAGE)
     after = request.args.get("after") or None
     views, has_more = parts().jobs.list(
         caller().owner, kind="batch", after=None if after is None else read_batch_id(after), limit=limit

@@ -14,7 +14,7 @@ from web import downloads, openai
 from web.batches import FILE_PURPOSE, MAX_EXPIRY_S, MIN_EXPIRY_S, file_object
 from web.bodies import Body
 from web.multipart import Part, read_parts
-from web.native import read_idempotency_key, read_number
+from web.native import read_idempotency_key, read_limit, read_number
 from web.parts import caller, parts
 
 blueprint = Blueprint("files", __name__, url_prefix="/v1/files")
@@ -107,9 +107,7 @@ def _finish(upload: FileUpload, fields: dict[str, str]) -> None:
 @blueprint.get("")
 def list_files() -> Response:
     """The caller's files, the newest first unless asked otherwise."""
-    limit = read_number("limit", request.args.get("limit") or str(MAX_PAGE))
-    if not 1 <= limit <= MAX_PAGE:
-        raise InvalidParameter(f"limit: must be 1 to {MAX_PAGE}", param="limit")
+    limit = read_limit(request.args.get("limit"), default=MAX_PAGE, most=MAX_PAGE)
     order: Order
     match request.args.get("order") or "desc":
         case "desc":

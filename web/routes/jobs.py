@@ -9,7 +9,6 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response, request
 
-from shared.errors import InvalidParameter
 from shared.intake.records import Record, from_list
 from shared.jobs.job import Job, JobView, Marks
 from shared.jobs.wire import JOBS, job_object
@@ -21,7 +20,7 @@ from web.native import (
     read_idempotency_key,
     read_job_fields,
     read_job_id,
-    read_number,
+    read_limit,
     read_status,
 )
 from web.parts import caller, parts
@@ -116,9 +115,7 @@ def _accepted(job: Job, was_there: bool) -> Response:
 @blueprint.get("")
 def list_jobs() -> Response:
     """The caller's jobs, newest first."""
-    limit = read_number("limit", request.args.get("limit") or str(PAGE))
-    if not 1 <= limit <= MAX_PAGE:
-        raise InvalidParameter(f"limit: must be 1 to {MAX_PAGE}", param="limit")
+    limit = read_limit(request.args.get("limit"), default=PAGE, most=MAX_PAGE)
     after = request.args.get("after") or None
     status = read_status(request.args.get("status"))
     views, has_more = parts().jobs.list(
