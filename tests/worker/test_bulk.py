@@ -21,6 +21,7 @@ from shared.jobs.store import JobStore
 from shared.models import ModelConfig, ModelRegistry, Parameters
 from shared.settings import Settings
 from shared.storage import DirectoryStorage
+from tests.support.deaths import run_past_deaths
 from tests.support.engine import EngineDouble, embedded, hashed
 from tests.support.jobs import submit
 from tests.support.waiting import wait_until
@@ -264,40 +265,12 @@ def test_a_damaged_output_is_made_again(jobs: Jobs, runner: ShardRunner, storage
     assert jobs.view(job.id).status == "completed"
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: no `finally` of ours runs after it in the real thing."""
-
-
 def test_the_row_that_kills_workers_is_alone_an_error(
     jobs: Jobs, runner: ShardRunner, engine: EngineDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts: list[str | None] = ["a", "b", "POISON", "c", "d"]
     job = submit(jobs, [texts])
-    killed = False
-
-    def answer(request: EmbedRequest) -> Embedded:
-        nonlocal killed
-        if "POISON" in request.texts:
-            killed = True
-            raise Killed
-        return embedded(request)
-
-    def withdraw(job_id: str, shard: int, number: int) -> None:
-        if not killed:
-            original(job_id, shard, number)
-
-    engine.answer = answer
-    original = jobs.store.withdraw_attempt
-    monkeypatch.setattr(jobs.store, "withdraw_attempt", withdraw)
-    for _ in range(20):
-        killed = False
-        try:
-            runner.run(job.id, 0)
-        except Killed:
-            pass
-        jobs.index.release(job.id, "m", 0, "w1")
-        if jobs.store.committed(job.id):
-            break
+    run_past_deaths(jobs, runner, engine, job, monkeypatch)
     table = output(jobs, job, 0)
     assert errors_of(table) == [None, None, "engine_failed", None, None]
     assert table["index"].to_pylist() == [0, 1, 2, 3, 4]

@@ -26,6 +26,7 @@ from shared.jobs.store import JobStore
 from shared.models import ModelConfig, ModelRegistry, Parameters
 from shared.settings import Settings
 from shared.storage import DirectoryStorage
+from tests.support.deaths import run_past_deaths
 from tests.support.engine import EngineDouble, embedded, hashed
 from tests.support.jobs import input_table, submit
 from tests.support.waiting import wait_until
@@ -346,40 +347,12 @@ def test_a_late_shard_leaves_no_vectors_behind(jobs: Jobs, tmp_path: Path, stora
     assert storage.list(f"jobs/{job.id}/vectors") == []
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
 def test_the_row_that_kills_workers_is_alone_an_error_with_the_cache_too(
     jobs: Jobs, runner: ShardRunner, engine: EngineDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(jobs, runner, [["a"]], cache=True)
     job = submit(jobs, [["a", "b", "POISON", "c", "b"]], cache=True)
-    killed = False
-
-    def answer(request: EmbedRequest) -> Embedded:
-        nonlocal killed
-        if "POISON" in request.texts:
-            killed = True
-            raise Killed
-        return embedded(request)
-
-    def withdraw(job_id: str, shard: int, number: int) -> None:
-        if not killed:
-            original(job_id, shard, number)
-
-    engine.answer = answer
-    original = jobs.store.withdraw_attempt
-    monkeypatch.setattr(jobs.store, "withdraw_attempt", withdraw)
-    for _ in range(20):
-        killed = False
-        try:
-            runner.run(job.id, 0)
-        except Killed:
-            pass
-        jobs.index.release(job.id, "m", 0, "w1")
-        if jobs.store.committed(job.id):
-            break
+    run_past_deaths(jobs, runner, engine, job, monkeypatch)
     table = output(jobs, job)
     assert [error is None for error in table["error"].to_pylist()] == [True, True, False, True, True]
     vectors = table["vector"].to_pylist()
