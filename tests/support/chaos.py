@@ -177,14 +177,17 @@ class Chaos:
     def _fill_disk(self) -> None:
         assert self._disk is not None
         ballast = self._disk / "ballast"
-        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-            for size in (65536, 4096):
-                with contextlib.suppress(OSError):
-                    while file.write(bytes(size)):
-                        pass
-        self._service.wait_for(
-            lambda: "full" in httpx.get(f"{self._service.url}/readyz", timeout=5).text, "/readyz to say that storage is full", 30
-        )
+
+        def is_noticed() -> bool:
+            # Whoever was writing when the disk filled up takes its half of a file back: what that frees is filled too.
+            with contextlib.suppress(OSError), ballast.open("ab", buffering=0) as file:
+                for size in (65536, 4096):
+                    with contextlib.suppress(OSError):
+                        while file.write(bytes(size)):
+                            pass
+            return "full" in httpx.get(f"{self._service.url}/readyz", timeout=5).text
+
+        self._service.wait_for(is_noticed, "/readyz to say that storage is full", 30)
         ballast.unlink()
 
     # Clients
