@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from shared import interactive, keys
+from shared import keys
 from shared.connections import BLOCKING_TIMEOUT_S, connect
 from shared.errors import (
     ContextLengthExceeded,
@@ -28,6 +28,9 @@ from shared.errors import (
     Unavailable,
 )
 from shared.interactive import Answer, Ask, AskClient, AskServer, TakenAsk, decode_answer, encode_answer
+from shared.interactive import client as client_end
+from shared.interactive import server as server_end
+from shared.interactive.wire import ANSWERS_EXPIRE_S, encode_ask
 from shared.presence import ModelPresence, PresenceBoard, WorkerPresence
 from tests.support.valkey import Valkey, free_port
 from tests.support.waiting import wait_until
@@ -39,8 +42,9 @@ LONG_AGO = 1.0
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The product's seconds are fractions of one here."""
-    monkeypatch.setattr(interactive, "BLOCK_S", 0.1)
-    monkeypatch.setattr(interactive, "MISSING_AFTER_S", 0.3)
+    monkeypatch.setattr(client_end, "BLOCK_S", 0.1)
+    monkeypatch.setattr(server_end, "BLOCK_S", 0.1)
+    monkeypatch.setattr(client_end, "MISSING_AFTER_S", 0.3)
 
 
 def make_ask(*texts: str, model: str = MODEL, within_s: float = 20.0) -> Ask:
@@ -510,7 +514,7 @@ def test_asks_lost_between_redis_and_the_worker_are_found_again(
     redis: Redis, make_client: Callable[..., AskClient], threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given an ask that Redis handed to the worker over a connection that broke before it arrived
-    monkeypatch.setattr(interactive, "LOST_IN_READING_MS", 20)
+    monkeypatch.setattr(server_end, "LOST_IN_READING_MS", 20)
     announce(redis, "w")
     client = make_client()
     server = AskServer(redis, "w")
@@ -566,12 +570,12 @@ def test_an_unreadable_answer_does_not_end_the_listener(
 def test_answers_that_nobody_reads_expire(redis: Redis, make_client: Callable[..., AskClient]) -> None:
     server = AskServer(redis, "w")
     server.take([MODEL], 1, block_s=0.01)
-    raw = interactive._encode_ask(make_ask())
+    raw = encode_ask(make_ask())
     redis.xadd(keys.asks(MODEL), {"ask": raw, "to": keys.answers("gone"), "size": str(len(raw)), "until": "9e9"})
 
     server.answer([(taken, answer_of(taken.ask)) for taken in take_all(server, 1)])
 
-    assert 0 < redis.ttl(keys.answers("gone")) <= interactive.ANSWERS_EXPIRE_S  # type: ignore[operator]
+    assert 0 < redis.ttl(keys.answers("gone")) <= ANSWERS_EXPIRE_S  # type: ignore[operator]
 
 
 def test_who_waits_when_the_client_stops_is_told(

@@ -1,0 +1,60 @@
+"""The scripts by which asks enter and leave the lane: each is one step for everybody who looks."""
+
+# KEYS: able, stream, bytes. ARGV: ask, size, reply_to, deadline, max_waiting, max_waiting_bytes, group.
+# -> entry id, or "no-worker", "full". Asks past their deadline make room, oldest first; looked at only when there is none.
+ENTER = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+if redis.call('ZCOUNT', KEYS[1], now, '+inf') == 0 then return 'no-worker' end
+local waiting = redis.call('XLEN', KEYS[2])
+local bytes = tonumber(redis.call('GET', KEYS[3]) or '0')
+local function is_full()
+    return waiting >= tonumber(ARGV[5]) or (waiting > 0 and bytes + ARGV[2] > tonumber(ARGV[6]))
+end
+for _ = 1, 100 do
+    if not is_full() then break end
+    local head = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+    if not head or tonumber(head[2][8]) >= now then break end
+    redis.call('XACK', KEYS[2], ARGV[7], head[1])
+    redis.call('XDEL', KEYS[2], head[1])
+    waiting = waiting - 1
+    bytes = redis.call('DECRBY', KEYS[3], head[2][6])
+end
+if waiting == 0 then redis.call('DEL', KEYS[3]) end
+if is_full() then return 'full' end
+redis.call('INCRBY', KEYS[3], ARGV[2])
+return redis.call('XADD', KEYS[2], '*', 'ask', ARGV[1], 'to', ARGV[3], 'size', ARGV[2], 'until', ARGV[4])
+"""
+
+# KEYS: stream, bytes. ARGV: group, entry id, size. The bytes shrink only if it was this call that took the ask out.
+LEAVE = """
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+if redis.call('XDEL', KEYS[1], ARGV[2]) == 1 then redis.call('DECRBY', KEYS[2], ARGV[3]) end
+"""
+
+# KEYS: stream, bytes, answers. ARGV: group, entry id, size, answer, expiry in s.
+ANSWER = (
+    """
+redis.call('RPUSH', KEYS[3], ARGV[4])
+redis.call('EXPIRE', KEYS[3], ARGV[5])
+"""
+    + LEAVE
+)
+
+# KEYS: stream. ARGV: entry ids. -> 1 or 0 for each; the asks themselves, which may be large, stay where they are.
+ARE_THERE = """
+local there = {}
+for position, entry in ipairs(ARGV) do there[position] = #redis.call('XRANGE', KEYS[1], entry, entry) end
+return there
+"""
+
+# KEYS: stream. ARGV: group, dead consumer, our consumer. -> entries, ours from now on. One script, so that two workers
+# that find the same dead one never both get an ask of its. The consumer goes once it holds nothing (what it holds would go too).
+TAKE_OVER = """
+local ids = {}
+for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 128, ARGV[2])) do ids[#ids + 1] = pending[1] end
+local taken = {}
+if #ids > 0 then taken = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, unpack(ids)) end
+if #ids < 128 then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2]) end
+return taken
+"""
