@@ -606,6 +606,7 @@ def test_asks_that_redis_forgot_are_sent_again(
     announce(redis, "w")
     client = make_client()
     waiting = [threads.submit(client.ask, make_ask(f"text {number}")) for number in range(5)]
+    wait_until(lambda: client.waiting == 5 and redis.xlen(keys.asks(MODEL)) == 5)
     take_all(AskServer(redis, "w"), 2)
     redis.flushall()
 
