@@ -59,20 +59,11 @@ def default_text(name: str, field: FieldInfo) -> str:
     if name in COMPUTED_DEFAULTS:
         return COMPUTED_DEFAULTS[name]
     default = field.default
-    if default is None or default == ():
+    if default is None or default in ((), ""):
         return "unset"
     if name.endswith("_bytes"):
         return f"{default} ({_bytes_text(default)})"
     return str(int(default)) if isinstance(default, float) and default.is_integer() else str(default)
-
-
-def settings_table() -> str:
-    """README's table of the settings, in Markdown."""
-    rows = [
-        f"| `{ENV_PREFIX}{name.upper()}` | {default_text(name, field)} | {field.description} |"
-        for name, field in Settings.model_fields.items()
-    ]
-    return "\n".join(["| Variable | Default | What it is, when to change it |", "|---|---|---|", *rows])
 
 
 def _bytes_text(count: int) -> str:

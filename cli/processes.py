@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import SecretStr
 
+from cli.supervisor import ProcessSpec
+from shared import localai
 from shared.settings import ENV_PREFIX, Settings
 
 # gunicorn and Celery both put the current directory on the module path, where somebody's own `worker` or `web` may lie.
 # So they run in the directory that holds our packages; every path in their environment is absolute.
 DIRECTORY = Path(__file__).parent.parent
+# Time for the shards that a worker runs to end, after which it is killed.
+WORKER_GRACE_S = 20.0
+# The same where workers run alone, as in a container: just below what deploy/ lets them have.
+DRAIN_S = 55.0
 
 
 def web_command() -> list[str]:
@@ -36,10 +43,31 @@ def worker_command() -> list[str]:
 def environment(settings: Settings, **overrides: str) -> dict[str, str]:
     """This process's environment with the settings in it. API keys travel here, never on a command line."""
     # A coverage or profiling hook of the caller goes on working: everything that is not ours stays.
-    inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith(ENV_PREFIX)}
+    # What LocalAI's variables say is among the settings.
+    theirs = localai.known_variables()
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().startswith((ENV_PREFIX, localai.PREFIX)) and name not in theirs
+    }
     given = {name: getattr(settings, name) for name in sorted(settings.model_fields_set)}
     ours = {ENV_PREFIX + name.upper(): _to_variable(name, value) for name, value in given.items() if value is not None}
     return inherited | ours | {ENV_PREFIX + name.upper(): value for name, value in overrides.items()}
+
+
+def worker_specs(devices: Sequence[str], variables: Mapping[str, str], grace_s: float = WORKER_GRACE_S) -> list[ProcessSpec]:
+    """One worker for each device, to be kept running beside each other."""
+    return [
+        ProcessSpec(
+            name="worker" if len(devices) == 1 else f"worker {device}",
+            command=worker_command(),
+            environment={**variables, f"{ENV_PREFIX}DEVICE": device, f"{ENV_PREFIX}DEVICES": ""},
+            directory=DIRECTORY,
+            grace_s=grace_s,
+            group="worker",
+        )
+        for device in devices
+    ]
 
 
 def run_instead(command: list[str], settings: Settings) -> NoReturn:
@@ -53,6 +81,8 @@ def _to_variable(name: str, value: Any) -> str:
         return ",".join(key.get_secret_value() for key in value)
     if isinstance(value, SecretStr):
         return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(value)
     if name == "storage_url" and "://" not in value:
         return str(Path(value).expanduser().absolute())
     return str(value)

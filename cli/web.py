@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from cli.localai import LocalAICommand
 from cli.options import read_settings, settings_flags
 from cli.processes import run_instead, web_command
 
 
-@click.command()
+@click.command(cls=LocalAICommand)
 @settings_flags
 def web(**flags: Any) -> None:
     """Run the API alone.

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.localai import from_variables
 from shared.locations import parse_location
+from shared.sentinel import SCHEME as SENTINELS
+from shared.sentinel import Sentinels
 from shared.signing import signing_key
 
 ENV_PREFIX = "UMEKOMI_"
+_ORIGIN = re.compile(r"(?i:[a-z][a-z0-9+.-]*://[^\s/?#@,]+)")
 # May hold a password: never in a message, a log or a repr.
 SECRET = frozenset({"api_keys", "redis_url", "storage_url", "webhook_secret"})
+
+# Other people's words for our values, LocalAI's among them.
+LOG_WORDS = {"warn": "warning", "trace": "debug", "fatal": "error", "default": "auto", "text": "human"}
 
 
 def default_data_dir() -> Path:
@@ -35,12 +44,24 @@ class Settings(BaseSettings):
         default_factory=default_data_dir,
         description="directory of the embedded Valkey, of storage and of the model cache",
     )
+    engines_dir: Path | None = Field(
+        None,
+        description="where workers keep the ONNX engines they make; share it to make them once; default DATA_DIR/engines",
+    )
     config_file: Path | None = Field(
         None, description="the served models (models.yaml); without it the bundled all-MiniLM-L6-v2 is served"
     )
-    models_path: Path | None = Field(None, description="directory that relative model paths are looked up in")
+    models_path: Path | None = Field(
+        None,
+        description="directory that relative model paths are looked up in; its *.yaml and *.yml are read as configuration too",
+    )
+    offline: bool = Field(
+        False, description="ask no model hub: models are in its cache on this machine, or in directories; as HF_HUB_OFFLINE=1"
+    )
     redis_url: str | None = Field(
-        None, repr=False, description="redis://, rediss:// or unix:// URL of Redis or Valkey; without it `serve` starts its own"
+        None,
+        repr=False,
+        description="redis://, rediss://, unix:// or redis+sentinel:// URL of Redis or Valkey; without it `serve` starts its own",
     )
     storage_url: str | None = Field(
         None,
@@ -52,6 +73,24 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="comma-separated API keys; when set, every route but health wants one"
     )
+
+    api_keys_file: Path | None = Field(
+        None, description="what `umekomi keys` writes: keys by their digests, with role and limits; default DATA_DIR/keys.json"
+    )
+    localai_config_dir: Path | None = Field(
+        None,
+        description="directory whose api_keys.json, a JSON list as LocalAI has it, holds further keys; reread when it changes",
+    )
+    cors: bool = Field(False, description="let web pages of other origins call the API from a browser")
+    cors_allow_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated origins that `cors` is for, such as https://app.example.com; unset: every origin"
+    )
+
+    # What one API key may use, unless its entry in keys.json says otherwise; 0: no limit
+    limit_requests_per_minute: int = Field(0, ge=0, description="requests of a key in a minute that embed or submit; 0: no limit")
+    limit_tokens_per_minute: int = Field(0, ge=0, description="tokens of a key's synchronous requests in a minute; 0: no limit")
+    limit_jobs: int = Field(0, ge=0, description="jobs and batches of a key that are not finished; 0: no limit")
+    limit_stored_bytes: int = Field(0, ge=0, description="a key's files and inputs of jobs in storage together; 0: no limit")
 
     # The interactive lane
     interactive_timeout_s: float = Field(
@@ -109,6 +148,7 @@ class Settings(BaseSettings):
     openai_batch_max_requests: int = Field(50_000, ge=1, description="requests in one batch, as OpenAI has it")
     openai_batch_max_inputs: int = Field(50_000, ge=1, description="texts in all requests of one batch, as OpenAI has it")
 
+    # Jobs that are finished
     jobs_expire_after_s: float = Field(
         30 * 86_400.0, ge=0, description="finished jobs and their files are deleted after so long; 0: never"
     )
@@ -134,22 +174,58 @@ class Settings(BaseSettings):
 
     # The worker
     device: str = Field("auto", description="cpu, cuda, cuda:1, mps; auto takes the GPU if there is one")
+    devices: str = Field("", description="one worker process each: all, or a list such as cuda:0,cuda:1; unset: one, on DEVICE")
     streams: int = Field(0, ge=0, le=256, description="batches run side by side; 0: one per core on a CPU, one on a GPU")
     max_batch_tokens: int = Field(0, ge=0, description="padded tokens of one batch; 0: 2048 on a CPU, 16384 on a GPU")
     batch_target_ms: float = Field(
-        100.0, gt=0, description="a bulk batch lasts about so long while somebody interactive was seen lately"
+        100.0, gt=0, description="a batch of bulk or of long asks lasts about so long while shorter ones were seen lately"
     )
+    bulk_share: float = Field(0.1, ge=0.01, le=0.9, description="of a device's time, which bulk has while questions never cease")
     shards_at_once: int = Field(3, ge=1, le=64, description="shards a worker runs side by side; keeps the device fed")
 
+    metrics_address: str = Field(
+        "",
+        description="host:port at which a worker serves /metrics, to whoever asks; several on one host take the next free ports",
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of a worker, over all its streams; 0: one per core")
+    f16: bool = Field(False, description="half precision on a GPU for every model whose entry says neither f16 nor dtype")
+    context_size: int = Field(
+        0, ge=0, description="most tokens of a text for every model whose entry says no context_size; 0: as the model's own"
+    )
+    # Which models are loaded
+    max_active_backends: int = Field(
+        0, ge=0, description="models loaded at a time in a worker, the least recently used go; 0: all of them"
+    )
+    single_active_backend: bool = Field(False, description="the same as MAX_ACTIVE_BACKENDS=1")
+    max_model_memory_bytes: int = Field(
+        0, ge=0, description="what loaded models may take of a GPU's memory, or of RAM on a CPU, as measured; 0: no bound"
+    )
+    watchdog_idle: bool = Field(False, description="unload models nobody used for a while; an entry's `ttl` holds without it")
+    watchdog_idle_timeout_s: float = Field(900.0, gt=0, description="for how long; pinned models stay")
+    watchdog_busy: bool = Field(
+        True, description="a worker whose batch hangs ends itself; it is started again, its work goes to another or comes back"
+    )
+    watchdog_busy_timeout_s: float = Field(300.0, gt=0, description="a batch that runs for so long hangs; most take a second")
+    preload_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated names: only these, and those that say `preload: true`, are loaded at start; unset: all"
+    )
+    preload_backend_only: bool = Field(False, description="`serve` runs everything but the API")
+
     # The web
+    machine_tag: str = Field("", max_length=200, description="sent with every response as Machine-Tag, to tell servers apart")
+    disable_webui: bool = Field(False, description="do not serve the pages for browsers; the API stays")
+    disable_metrics_endpoint: bool = Field(False, description="do not serve /metrics")
+    metrics_open: bool = Field(False, description="serve the API's /metrics to whoever asks, also where there are keys")
     web_processes: int = Field(1, ge=1, le=64, description="gunicorn processes; one serves several hundred requests/s")
-    web_threads: int = Field(64, ge=1, le=1024, description="threads per gunicorn process; each holds one waiting client")
+    web_threads: int = Field(
+        128, ge=1, le=1024, description="clients per gunicorn process that wait for an answer at once; further ones get 429"
+    )
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["auto", "json", "human"] = Field("auto", description="auto: human on a terminal, json elsewhere")
 
-    @field_validator("api_keys", "input_roots", mode="before")
+    @field_validator("api_keys", "cors_allow_origins", "input_roots", "preload_models", mode="before")
     @classmethod
     def _split_keys(cls, value: Any) -> Any:
         return tuple(key.strip() for key in value.split(",") if key.strip()) if isinstance(value, str) else value
@@ -161,6 +237,14 @@ class Settings(BaseSettings):
             parse_location(root)
         return value
 
+    @field_validator("cors_allow_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError("must be origins such as https://app.example.com or http://localhost:3000, or *")
+        return tuple(origin.lower() for origin in value)
+
     @field_validator("webhook_secret")
     @classmethod
     def _decodable(cls, value: SecretStr | None) -> SecretStr | None:
@@ -168,12 +252,21 @@ class Settings(BaseSettings):
             signing_key(value.get_secret_value())
         return value
 
-    @field_validator("config_file", "models_path", "redis_url", "storage_url", "webhook_secret", mode="before")
+    @field_validator(
+        "config_file",
+        "api_keys_file",
+        "localai_config_dir",
+        "models_path",
+        "redis_url",
+        "storage_url",
+        "webhook_secret",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
 
-    @field_validator("data_dir", "config_file", "models_path")
+    @field_validator("data_dir", "config_file", "api_keys_file", "localai_config_dir", "models_path")
     @classmethod
     def _expand_home(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
@@ -181,7 +274,14 @@ class Settings(BaseSettings):
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _any_case(cls, value: Any) -> Any:
-        return value.lower() if isinstance(value, str) else value
+        return LOG_WORDS.get(value.lower(), value.lower()) if isinstance(value, str) else value
+
+    @field_validator("machine_tag")
+    @classmethod
+    def _fits_a_header(cls, value: str) -> str:
+        if not value.isascii() or not value.isprintable() or value != value.strip():
+            raise ValueError("must be printable ASCII without spaces around it")
+        return value
 
     @field_validator("address")
     @classmethod
@@ -193,17 +293,39 @@ class Settings(BaseSettings):
             raise ValueError("must be host:port, such as 127.0.0.1:8080, [::1]:8080 or :8080")
         return f"{host or '0.0.0.0'}:{port}"
 
+    @field_validator("metrics_address")
+    @classmethod
+    def _host_and_port_if_any(cls, value: str) -> str:
+        return cls._host_and_port(value) if value else value
+
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must start with redis://, rediss:// or unix://")
+        if value is not None and value.startswith(SENTINELS):
+            Sentinels.of(value)
+        elif value is not None and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError(f"must start with redis://, rediss://, unix:// or {SENTINELS}")
         return value
 
     @property
     def storage(self) -> str:
         """The storage URL, the default filled in."""
         return self.storage_url or str(self.data_dir / "storage")
+
+    @property
+    def engines(self) -> Path:
+        """The directory of the engines, the default filled in."""
+        return self.engines_dir or self.data_dir / "engines"
+
+    @property
+    def applied_models(self) -> Path:
+        """The directory of the entries that POST /models/apply writes; they are read as those of `models_path` are."""
+        return self.models_path or self.data_dir / "models"
+
+    @property
+    def keys_file(self) -> Path:
+        """The file of `umekomi keys`, the default filled in."""
+        return self.api_keys_file or self.data_dir / "keys.json"
 
     @property
     def broker(self) -> str:
@@ -216,17 +338,23 @@ class WrongSettings(SystemExit):
 
 
 def load_settings(**flags: Any) -> Settings:
-    """The process's settings: flags that are not None win over UMEKOMI_* variables.
+    """The process's settings: flags that are not None win over UMEKOMI_* variables, and those over LocalAI's.
 
     Raises WrongSettings, which ends the process with one line per wrong variable.
     """
+    given = {name: value for name, value in flags.items() if value is not None}
+    ours = {name.upper() for name, value in os.environ.items() if value}
+    theirs = from_variables(os.environ)
+    values = {name: value for name, value in theirs.values.items() if name not in given and ENV_PREFIX + name.upper() not in ours}
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return Settings(**values | given)
     except ValidationError as error:
-        raise WrongSettings("\n".join(map(_sentence, error.errors()))) from None
+        sources = {name: theirs.sources[name] for name in values}
+        raise WrongSettings("\n".join(_sentence(problem, sources) for problem in error.errors())) from None
 
 
-def _sentence(problem: Any) -> str:
+def _sentence(problem: Any, sources: Mapping[str, str]) -> str:
     name = str(problem["loc"][0])
+    variable = sources.get(name, f"{ENV_PREFIX}{name.upper()}")
     got = "" if name in SECRET else f" (got {problem['input']!r})"
-    return f"{ENV_PREFIX}{name.upper()}: {problem['msg'].removeprefix('Value error, ')}{got}"
+    return f"{variable}: {problem['msg'].removeprefix('Value error, ')}{got}"

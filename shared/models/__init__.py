@@ -1,4 +1,5 @@
-"""The served models: their entries (config), all of them (registry), how files are read (reading), where models lie (source)."""
+"""The served models: their entries (config), all of them (registry), how files are read (files, reading), what the settings
+add (defaults), where models lie (source)."""
 
 from shared.models.config import (
     BACKEND_NAMES,
@@ -11,7 +12,8 @@ from shared.models.config import (
     Parameters,
 )
 from shared.models.reading import load_registry, read_registry
-from shared.models.registry import ModelRegistry, Problem
+from shared.models.registry import ModelRegistry, Models, Problem
+from shared.models.rerankers import is_reranker
 from shared.models.source import ModelSource, find_source
 
 __all__ = [
@@ -24,9 +26,11 @@ __all__ = [
     "ModelConfig",
     "ModelRegistry",
     "ModelSource",
+    "Models",
     "Parameters",
     "Problem",
     "find_source",
+    "is_reranker",
     "load_registry",
     "read_registry",
 ]

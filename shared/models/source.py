@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.models.config import WITHOUT_FILES, ModelConfig
-
-_HUB = re.compile(r"(?:hf://|huggingface://|https://huggingface\.co/)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)/?", re.ASCII)
+from shared.models.config import HUB_MODEL, WITHOUT_FILES, ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ def find_source(config: ModelConfig, directory: Path) -> ModelSource:
         return ModelSource(directory=path)
     if (directory / path).is_dir():
         return ModelSource(directory=directory / path)
-    hub = _HUB.fullmatch(spec)
+    hub = HUB_MODEL.fullmatch(spec)
     if hub:
-        return ModelSource(hub_id=hub[1])
+        return ModelSource(hub_id=hub["id"])  # config.revision says which of its versions
     raise FileNotFoundError(f"{spec} is neither a directory under {directory} nor a hub id such as org/name")

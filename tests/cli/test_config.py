@@ -110,3 +110,28 @@ def test_a_file_that_is_not_there_is_a_usage_error(run: Run, tmp_path: Path) -> 
 
 def test_our_own_models_yaml_is_right(run: Run) -> None:
     assert run("config", "check", Path(__file__).parents[2] / "models.yaml").exit_code == 0
+
+
+def test_a_directory_is_checked_file_by_file(run: Run, file: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "weights").mkdir(parents=True)
+    (models / "a.yaml").write_text("name: a\nparameters:\n  model: weights\n---\nname: also\nalias: a\n")
+    (models / "b.yml").write_text("- name: b\n  parameters:\n    model: gone/from/here\n")
+
+    result = run("config", "check", models)
+
+    assert result.exit_code == 1
+    assert result.stdout == "serves a (also also): weights\n"
+    assert result.stderr.startswith(f"{models / 'b.yml'}:3: b: parameters.model: ")
+
+    (models / "b.yml").unlink()
+    file.write_text("- name: c\n  parameters:\n    model: weights\n")
+    both = run("config", "check", file, "--models-path", models)
+    assert (both.exit_code, both.stdout) == (0, "serves c: weights\nserves a (also also): weights\n")
+
+
+def test_an_empty_directory_serves_the_bundled_model(run: Run, tmp_path: Path) -> None:
+    result = run("config", "check", tmp_path)
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "all-MiniLM-L6-v2" in result.stdout

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
-from cli.options import default_text, flag, read_settings, settings_table
+from cli.options import default_text, flag, read_settings
 from cli.processes import environment
 from cli.serve import serve
 from cli.web import web
@@ -81,10 +81,3 @@ def test_settings_survive_the_way_through_the_environment(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
 
     assert read_settings({}) == settings
-
-
-def test_the_table_has_a_row_for_every_setting() -> None:
-    rows = settings_table().splitlines()[2:]
-
-    assert len(rows) == len(Settings.model_fields)
-    assert "| `UMEKOMI_MAX_REQUEST_BYTES` | 15728640 (15 MiB) |" in settings_table()

@@ -157,7 +157,7 @@ def test_a_byte_order_mark_is_no_problem(read: Read) -> None:
         ("- {name: a, parameters: {model: m}}\n- hello", 2, "an entry must be a mapping with `name` and `parameters`"),
         ("- name: a\n  parameters: [", 2, "not YAML: "),
         ("- name: a\n\tparameters: x", 2, "not YAML: found character '\\t' that cannot start any token"),
-        ("- name: a\n---\n- name: b", 2, "not YAML: but found another document"),
+        ("- name: a\n---\n- name: b", 3, "b: parameters: Field required"),
         ("- name: a\n  parameters: *nowhere", 2, "not YAML: found undefined alias 'nowhere'"),
         ("- name: a\n  description: !!python/name:os.system x\n  parameters: {model: m}", 2, "not YAML: could not determine"),
         ("- name: a\n  description: 2024-99-99\n  parameters: {model: m}", 1, "not YAML: month must be in 1..12"),
