@@ -18,8 +18,21 @@ logger = get_logger(__name__)
 
 # What an entry says beside its vectors; every other key of it, those to come too, makes another model of it.
 _NOT_OF_THE_VECTORS = {
-    *("name", "alias", "description", "disabled", "default", "embeddings", "parameters", "device", "threads", "truncate"),
-    *("token_ids", "batch", "preload", "pinned", "ttl", "concurrency_groups"),
+    *(
+        "name",
+        "alias",
+        "description",
+        "disabled",
+        "default",
+        "embeddings",
+        "known_usecases",
+        "parameters",
+        "device",
+        "threads",
+        "truncate",
+    ),
+    *("token_ids", "batch", "preload", "pinned", "query_cache", "ttl", "concurrency_groups"),
+    *("engine", "dtype", "f16"),
 }
 # They make the tokens: a new major version of transformers has given a tokenizer's ids shifted by one.
 _LIBRARIES = ("sentence-transformers", "transformers", "tokenizers")
@@ -36,16 +49,23 @@ class Identity:
     """
 
     def __init__(
-        self, config: ModelConfig, source: ModelSource, device: str, *, loaded_from: tuple[_Seen, ...] | None = None
+        self,
+        config: ModelConfig,
+        source: ModelSource,
+        device: str,
+        *,
+        loaded_from: tuple[_Seen, ...] | None = None,
+        dtype: str = "float32",
     ) -> None:
         """`loaded_from`: what was `seen` before the load; a folder that changed meanwhile is no known model."""
         self._config = config
         self._directory = source.directory
         self.seen = tuple(_look(source.directory)) if source.directory is not None else ()
         self._is_whole = loaded_from is None or loaded_from == self.seen
-        self._spec: str | None = config.parameters.model if source.hub_id is None else _revision(source.hub_id, config)
-        # Half precision is for GPUs, and their sums are others in the last bits.
+        # The sums of a GPU are others in the last bits.
         self._device = device.partition(":")[0]
+        # As it was loaded, not as it was asked for. ONNX Runtime in float32 and torch agree to 1e-5, and share.
+        self._dtype = dtype
         self._lock = threading.Lock()
         self._digest: str | None = None
         self._is_known = False
@@ -64,11 +84,9 @@ class Identity:
         found = hashlib.blake2b(digest_size=16)
         says = self._config.model_dump(mode="json", exclude=_NOT_OF_THE_VECTORS)
         libraries = [_version(library) for library in _LIBRARIES] if self._config.backend != "fake" else []
-        found.update(orjson.dumps([says, self._device, libraries], option=orjson.OPT_SORT_KEYS))
+        found.update(orjson.dumps([says, self._device, self._dtype, libraries], option=orjson.OPT_SORT_KEYS))
         if self._directory is None:
-            if self._spec is None:
-                return None
-            found.update(self._spec.encode())
+            found.update(self._config.parameters.model.encode())  # a model without files
             return found.hexdigest()
         try:
             for name, *_ in self.seen:
@@ -93,17 +111,6 @@ def _look(directory: Path) -> Iterator[_Seen]:
             except OSError:
                 continue  # a link to nowhere
             yield str(path.relative_to(directory)), found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def _revision(hub_id: str, config: ModelConfig) -> str | None:
-    """The commit that lies in the hub's cache on this machine, which is what was loaded just now."""
-    try:
-        from huggingface_hub import try_to_load_from_cache  # comes with the backends, and only they need a hub
-
-        found = try_to_load_from_cache(hub_id, "config.json", revision=config.revision)
-    except (ImportError, ValueError):
-        return None
-    return f"{hub_id}@{Path(found).parent.name}" if isinstance(found, str) else None
 
 
 def _version(library: str) -> str | None:

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from sentencepiece import SentencePieceTrainer
+from sentence_transformers.sentence_transformer.modules import Dense
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
+from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.trainers import WordPieceTrainer
-from transformers import BertConfig, BertModel, LukeConfig, LukeModel, XLMRobertaConfig, XLMRobertaModel
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer, WordPieceTrainer
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    LukeConfig,
+    LukeModel,
+    ModernBertConfig,
+    ModernBertModel,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
 from transformers import XLMRobertaTokenizerFast as XLMRobertaTokenizer
+
+from worker.backends.checks import fairseq_ids
 
 # What the vocabularies are trained on: enough for some hundred pieces of two scripts.
 SENTENCES = (
@@ -128,14 +148,9 @@ def build_paraphrase_multilingual(folder: Path) -> Path:
 def build_bert(folder: Path, *, pooling: str = "cls", include_prompt: bool = True) -> Path:
     """A BERT with a WordPiece vocabulary of its own, cased differently than its texts."""
     folder.mkdir(parents=True)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
-    tokenizer.train_from_iterator(SENTENCES, WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False))
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda token: token[1])
-    (folder / "vocab.txt").write_text("\n".join(token for token, _ in vocabulary), encoding="utf-8")
+    tokens = _word_pieces(folder, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], unknown="[UNK]")
     torch.manual_seed(4)
-    BertModel(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=MAX_TOKENS, **SHAPE)).save_pretrained(folder)
+    BertModel(BertConfig(vocab_size=tokens, max_position_embeddings=MAX_TOKENS, **SHAPE)).save_pretrained(folder)
     _write(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True})
     _write_modules(
         folder,
@@ -149,6 +164,82 @@ def build_bert(folder: Path, *, pooling: str = "cls", include_prompt: bool = Tru
     return folder
 
 
+def build_mpnet(folder: Path) -> Path:
+    """all-mpnet-base-v2: relative positions, no token types, unit length."""
+    folder.mkdir(parents=True)
+    tokens = _word_pieces(folder, ["<s>", "<pad>", "</s>", "<unk>", "[UNK]", "<mask>"], unknown="[UNK]")
+    torch.manual_seed(5)
+    config = MPNetConfig(vocab_size=tokens, **SHAPE, max_position_embeddings=MAX_TOKENS + 2)
+    MPNetModel(config).save_pretrained(folder)
+    _write(folder / "tokenizer_config.json", {"tokenizer_class": "MPNetTokenizer", "do_lower_case": True})
+    _write_modules(folder, size=32, normalize=True, max_tokens=MAX_TOKENS)
+    return folder
+
+
+def build_modernbert(folder: Path) -> Path:
+    """ModernBERT: rotary positions, layers that see a window and layers that see all; CLS pooling."""
+    folder.mkdir(parents=True)
+    tokens = _word_pieces(folder, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], unknown="[UNK]")
+    torch.manual_seed(6)
+    config = ModernBertConfig(
+        vocab_size=tokens,
+        **{**SHAPE, "num_hidden_layers": 3},
+        max_position_embeddings=MAX_TOKENS,
+        local_attention=16,
+        global_attn_every_n_layers=2,
+        pad_token_id=0,
+        cls_token_id=2,
+        sep_token_id=3,
+        initializer_cutoff_factor=2.0,
+    )
+    ModernBertModel(config).save_pretrained(folder)
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    _write_modules(folder, size=32, normalize=False, max_tokens=MAX_TOKENS, pooling="cls")
+    return folder
+
+
+def build_qwen(folder: Path) -> Path:
+    """Qwen3-Embedding: a decoder that pads on the left and pools its last token, an end sign; a prompt for questions."""
+    folder.mkdir(parents=True)
+    end = "<|endoftext|>"
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    alphabet = ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=400, special_tokens=[end], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.post_processor = TemplateProcessing(single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))])
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=end, eos_token=end, padding_side="left", model_max_length=MAX_TOKENS
+    )
+    wrapped.save_pretrained(folder)
+    torch.manual_seed(7)
+    config = Qwen3Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        **SHAPE,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=MAX_TOKENS,
+        pad_token_id=0,
+    )
+    Qwen3Model(config).save_pretrained(folder)
+    prompts = {"query": "Instruct: find what answers it\nQuery:", "document": ""}
+    _write_modules(folder, size=32, normalize=True, max_tokens=MAX_TOKENS, pooling="lasttoken", prompts=prompts)
+    return folder
+
+
+def build_dense(folder: Path) -> Path:
+    """distiluse or LaBSE: a Dense layer behind the pooling, then unit length."""
+    build_bert(folder, pooling="mean")
+    torch.manual_seed(8)
+    (folder / "2_Dense").mkdir()
+    Dense(in_features=32, out_features=24).save(str(folder / "2_Dense"))
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    modules.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    modules[3] |= {"idx": 3, "name": "3"}
+    _write(folder / "modules.json", modules)
+    return folder
+
+
 BUILDERS: dict[str, Callable[[Path], Path]] = {
     "luke": build_luke,
     "luke-with-modules": lambda folder: build_luke(folder, modules=True),
@@ -157,13 +248,39 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "xlm-r-without-modules": lambda folder: build_xlm_roberta(folder, fast=True, modules=False),
     "paraphrase-multilingual": build_paraphrase_multilingual,
     "bert": build_bert,
+    "mpnet": build_mpnet,
+    "modernbert": build_modernbert,
+    "qwen": build_qwen,
+    "dense": build_dense,
     "bert-without-prompt": lambda folder: build_bert(folder, pooling="mean", include_prompt=False),
 }
+
+
+def luke_vectors(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    """float32 [texts, 32] of LukeModel fed with the ids of the sentencepiece file itself, one text at a time, mean pooled."""
+    pieces = SentencePieceProcessor(model_file=str(folder / "sentencepiece.bpe.model"))
+    model = LukeModel.from_pretrained(folder).eval()
+    vectors = []
+    with torch.inference_mode():
+        for text in texts:
+            ids = [0, *fairseq_ids(pieces, text)[: MAX_TOKENS - 2], 2]
+            vectors.append(model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0).numpy())
+    return np.stack(vectors)
 
 
 def copy_of(folder: Path, copy: Path) -> Path:
     """A copy that a test may break."""
     return Path(shutil.copytree(folder, copy))
+
+
+def _word_pieces(folder: Path, special: list[str], *, unknown: str) -> int:
+    """Write vocab.txt; returns its length."""
+    tokenizer = Tokenizer(WordPiece(unk_token=unknown))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    tokenizer.train_from_iterator(SENTENCES, WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False))
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda token: token[1])
+    (folder / "vocab.txt").write_text("\n".join(token for token, _ in vocabulary), encoding="utf-8")
+    return len(vocabulary)
 
 
 def _xlm_roberta_tokenizer(folder: Path, *, fast: bool) -> None:
@@ -194,7 +311,8 @@ def _write_modules(
     )
     for path, _ in modules[1:]:
         (folder / path).mkdir()
-    modes = {f"pooling_mode_{mode}": mode.startswith(pooling) for mode in ("cls_token", "mean_tokens", "max_tokens")}
+    kinds = ("cls_token", "mean_tokens", "max_tokens", "lasttoken")
+    modes = {f"pooling_mode_{mode}": mode.startswith(pooling) for mode in kinds}
     _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": size, **modes, "include_prompt": include_prompt})
     _write(folder / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
     if prompts:

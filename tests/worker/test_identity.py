@@ -98,11 +98,3 @@ def test_a_model_without_files_is_its_spelling() -> None:
         for model in ("fake", "fake", "fake?dimensions=4")
     )
     assert one == same != other
-
-
-def test_a_model_of_the_hub_is_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = iter(["snapshots/abc/config.json", "snapshots/abc/config.json", "snapshots/def/config.json", None])
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: next(paths))
-    found = [Identity(config(), ModelSource(hub_id="org/m"), "cpu").digest() for _ in range(4)]
-    assert found[0] == found[1] != found[2]
-    assert found[3] is None

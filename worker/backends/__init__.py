@@ -5,14 +5,17 @@ A new backend is a module here and a line in BACKENDS.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 
-from shared.models import ModelConfig, ModelSource
+from shared.interactive import Tokens
+from shared.models import ModelConfig, ModelSource, is_reranker
+from shared.presence import ModelKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,12 @@ class TokenizedText:
 
 
 class Backend(Protocol):
-    """One loaded model on one device. `tokenize` and `embed` may be called from several threads at once."""
+    """One loaded model on one device. Its methods, but `close`, may be called from several threads at once.
 
+    A row of a reranker is a pair: the prompt is its query, and its vector [score, score before the model's activation].
+    """
+
+    kind: ModelKind
     dimensions: int
     max_tokens: int  # most tokens of a text, special ones counted
     vocabulary: int  # ids are below this
@@ -44,6 +51,15 @@ class Backend(Protocol):
 
     def wrap(self, token_ids: Sequence[int]) -> TokenizedText:
         """A caller's own ids of this model's vocabulary: special tokens added, cut to length."""
+
+    def split(self, text: str, *, special: bool) -> Tokens:
+        """The whole text, cut to nothing, in tokens with pieces and spans; `special`: with the ones that the model adds.
+
+        Raises UnicodeEncodeError for a lone surrogate, InvalidParameter if the model has no tokenizer that tells.
+        """
+
+    def join(self, token_ids: Sequence[int], *, special: bool) -> str:
+        """The text of ids below `vocabulary`; `special`: special tokens are written out. Raises InvalidParameter as `split`."""
 
     def embed(self, rows: Sequence[TokenizedText]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """float32 [rows, dimensions], in the order given; the model's own pooling and normalization.
@@ -70,15 +86,24 @@ class LoadOptions:
 
     device: str  # cpu, cuda:0, mps
     threads: int  # intra-op threads of one batch on a CPU
+    engines: Path | None = None  # where exports are kept; None: there are none
+    export_failed: str | None = None  # why none could be made just now; it is not tried again
 
 
 BACKENDS: dict[str, str] = {
-    "sentence-transformers": "worker.backends.sentence_transformers:SentenceTransformersBackend",
+    "sentence-transformers": "worker.backends.engines:load",
+    "cross-encoder": "worker.backends.cross_encoder:CrossEncoderBackend",
     "fake": "worker.backends.fake:FakeBackend",
 }
 
 
 def load_backend(config: ModelConfig, source: ModelSource, options: LoadOptions) -> Backend:
     """Load a model with the backend that its entry names. Raises whatever the library does; the reason is for the caller."""
-    module, _, name = BACKENDS[config.backend].partition(":")
-    return cast(Backend, getattr(import_module(module), name)(config, source, options))
+    return cast(Backend, import_backend(config, source)(config, source, options))
+
+
+def import_backend(config: ModelConfig, source: ModelSource | None = None) -> Callable[..., Any]:
+    """The backend's class. Importing its library takes seconds and memory, which no model is to blame for."""
+    scores = config.backend != "fake" and is_reranker(config, source.directory if source is not None else None)
+    module, _, name = BACKENDS["cross-encoder" if scores else config.backend].partition(":")
+    return cast(Callable[..., Any], getattr(import_module(module), name))

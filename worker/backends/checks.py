@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
+
+from shared.models import ModelConfig
 
 # Tokenizers of the XLM-R kind keep fairseq's order: these four first, then the pieces of the file from the fourth on.
 FAIRSEQ_OFFSET = 1
@@ -48,6 +50,15 @@ def check_sentencepiece(folder: Path, model_type: str, tokenize: Callable[[str],
             raise WrongModel(
                 f"the tokenizer's ids are not those of {SENTENCEPIECE_FILE}: {found[:8]} instead of {expected[:8]} …"
             )
+
+
+def merge_prompts(own: Mapping[str, str], own_default: str | None, config: ModelConfig) -> tuple[dict[str, str], str | None]:
+    """The model's prompts with those of its entry, and the name of the one that it uses by itself. Raises WrongModel."""
+    prompts = {**own, **config.prompts}
+    default = config.default_prompt_name or own_default
+    if default is not None and default not in prompts:
+        raise WrongModel(f"default_prompt_name: it has no prompt named {default!r}")
+    return prompts, default
 
 
 def fairseq_ids(pieces: SentencePieceProcessor, text: str) -> list[int]:

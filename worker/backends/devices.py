@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
+# NVIDIA's, the same under WSL and on Jetson, and AMD's.
+_GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvmap", "/dev/kfd")
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 def resolve_device(wanted: str) -> str:
-    """`auto` becomes cuda, mps or cpu, whichever is there; anything else stays. Imports torch for `auto` only."""
+    """`auto` becomes cuda, mps or cpu, whichever is there; anything else stays. Imports torch only where a GPU may be."""
     if wanted != "auto":
         return wanted
+    if sys.platform == "linux" and not any(map(os.path.exists, _GPUS)):
+        return "cpu"
     try:
         import torch
     except ImportError:

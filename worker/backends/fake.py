@@ -2,7 +2,8 @@
 
 `parameters.model` is `fake`, or `fake?` and options: dimensions=32, max_tokens=512, seconds_per_token=0.0001 (of padded
 tokens), seconds_to_load=1, out_of_memory_above=4 (rows of a batch), and any number of poison=raise:WORD, poison=nan:WORD,
-poison=crash:WORD (SIGKILL for the whole process) that take effect when a text holds the word.
+poison=crash:WORD (SIGKILL for the whole process) that take effect when a text holds the word. With `reranking: true` it
+scores how many words of a document are the query's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from urllib.parse import parse_qs
 
 import numpy as np
 
+from shared.interactive import Tokens
 from shared.models import ModelConfig, ModelSource
+from shared.presence import ModelKind
 from worker.backends import LoadOptions, OutOfMemory, TokenizedText
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -46,6 +49,9 @@ class FakeBackend:
         self.prompts: Mapping[str, str] = dict(config.prompts)
         self.default_prompt_name = config.default_prompt_name
         self.is_closed = False
+        self.kind: ModelKind = "rerank" if config.reranking else "embed"
+        if config.reranking:
+            self.dimensions = 2
         self._seconds_per_token = float(chosen.get("seconds_per_token", 0))
         self._most_rows = int(chosen.get("out_of_memory_above", 2**31))
         poisons = [poison.partition(":") for poison in spelled.get("poison", [])]
@@ -53,6 +59,9 @@ class FakeBackend:
 
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[TokenizedText]:
         """See Backend."""
+        if self.kind == "rerank":
+            query = [_word_id(word) for word in _WORD.findall(prompt)]
+            return [self.wrap([*query, _END, *(_word_id(word) for word in _WORD.findall(text))]) for text in texts]
         return [self.wrap([_word_id(word) for word in _WORD.findall(prompt + text)]) for text in texts]
 
     def wrap(self, token_ids: Sequence[int]) -> TokenizedText:
@@ -60,11 +69,27 @@ class FakeBackend:
         kept = token_ids[: self.max_tokens - 2]
         return TokenizedText(np.array([_BEGIN, *kept, _END], np.int32), len(kept) < len(token_ids))
 
+    def split(self, text: str, *, special: bool) -> Tokens:
+        """See Backend. It keeps no vocabulary, so a piece is the word itself."""
+        found = list(_WORD.finditer(text))
+        ids, pieces = [_word_id(word[0]) for word in found], [word[0] for word in found]
+        spans: list[tuple[int, int] | None] = [word.span() for word in found]
+        if not special:
+            return Tokens(ids, pieces, spans)
+        return Tokens([_BEGIN, *ids, _END], ["<begin>", *pieces, "<end>"], [None, *spans, None])
+
+    def join(self, token_ids: Sequence[int], *, special: bool) -> str:
+        """See Backend: the ids themselves."""
+        return " ".join(str(each) for each in token_ids if special or each >= _FIRST_WORD)
+
     def embed(self, rows: Sequence[TokenizedText]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """See Backend."""
         if len(rows) > self._most_rows:
             raise OutOfMemory
         time.sleep(self._seconds_per_token * len(rows) * max(map(len, rows), default=0))
+        if self.kind == "rerank":
+            raw = np.array([_overlap(row.ids.tolist()) for row in rows], np.float32)
+            return np.stack([1 / (1 + np.exp(-raw)), raw], axis=1).reshape(len(rows), 2)
         digests = b"".join(hashlib.shake_256(row.ids.tobytes()).digest(2 * self.dimensions) for row in rows)
         vectors = np.frombuffer(digests, "<i2").reshape(len(rows), self.dimensions).astype(np.float32) + np.float32(0.5)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -80,6 +105,13 @@ class FakeBackend:
     def close(self) -> None:
         """See Backend."""
         self.is_closed = True
+
+
+def _overlap(pair: list[int]) -> float:
+    """Of `_BEGIN, query, _END, document, _END`."""
+    middle = pair.index(_END)
+    query, document = pair[1:middle], pair[middle + 1 : -1]
+    return sum(word in query for word in document) - 0.01 * len(document)
 
 
 def _word_id(word: str) -> int:

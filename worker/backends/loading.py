@@ -1,18 +1,14 @@
-"""How a SentenceTransformer comes to memory: from a folder or a hub, with the type and the pooling that its entry wants."""
+"""How a SentenceTransformer comes to memory: from its folder, with the type and the pooling that its entry wants."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download, try_to_load_from_cache
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util import is_sentence_transformer_model
-from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from shared.logs import get_logger
@@ -20,9 +16,6 @@ from shared.models import ModelConfig, ModelSource
 from worker.backends import luke
 
 logger = get_logger(__name__)
-
-# Of a hub's repository: the same weights for other libraries.
-_OTHER_FORMATS = ["*.onnx", "onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "coreml/*"]
 
 
 def load(config: ModelConfig, source: ModelSource, device: str, dtype: torch.dtype) -> SentenceTransformer:
@@ -33,14 +26,7 @@ def load(config: ModelConfig, source: ModelSource, device: str, dtype: torch.dty
         "model_kwargs": {"dtype": dtype},
     }
     directory = source.directory
-    if directory is None:
-        assert source.hub_id is not None, "a source is one or the other"
-        settled = PretrainedConfig.get_config_dict(source.hub_id, revision=config.revision)[0]
-        if settled.get("model_type") != "luke":
-            model = SentenceTransformer(source.hub_id, revision=config.revision, **arguments)
-            has_modules = is_sentence_transformer_model(source.hub_id, revision=config.revision)
-            return _pool(model, config, has_modules=has_modules)
-        directory = Path(snapshot_download(source.hub_id, revision=config.revision, ignore_patterns=_OTHER_FORMATS))
+    assert directory is not None, "models of a hub were fetched before"
     has_modules = (directory / "modules.json").is_file()
     if not luke.is_luke(directory):
         return _pool(SentenceTransformer(str(directory), local_files_only=True, **arguments), config, has_modules=has_modules)
@@ -77,12 +63,29 @@ def _pool(model: SentenceTransformer, config: ModelConfig, *, has_modules: bool)
     return model
 
 
-def choose_dtype(config: ModelConfig, device: str) -> torch.dtype:
-    """The type of the weights: what the entry wants on a GPU, float32 on a CPU whatever the files say."""
-    wanted = config.dtype if config.dtype != "auto" else "float16" if config.f16 else "float32"
+def choose_dtype(config: ModelConfig, device: str, *, is_checked: bool = False) -> torch.dtype:
+    """The type of torch's weights: on a GPU what the entry wants; if it says nothing, half precision where that is checked.
+
+    float16 before bfloat16: three more bits of a number, and the same speed. A model that leaves its range is found at load.
+    """
+    is_cuda = device.startswith("cuda")
+    wanted: str = config.dtype
+    if wanted == "int8":
+        logger.warning("int8 left out", model=config.name, reason="torch has none that is exact enough; ONNX has, on a CPU")
+        wanted = "auto"
+    if wanted == "auto":
+        wanted = "float16" if config.f16 or (is_cuda and is_checked) else "float32"
     if device == "cpu" and wanted != "float32":
         logger.warning("half precision left out", model=config.name, reason="it is slower on a CPU, and less exact")
         wanted = "float32"
+    if (
+        wanted == "bfloat16"
+        and is_cuda
+        and torch.cuda.is_available()
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        logger.warning("bfloat16 left out", model=config.name, reason="this GPU has none")
+        wanted = "float16"
     found = getattr(torch, wanted)
     assert isinstance(found, torch.dtype), "ModelConfig names torch's types"
     return found
@@ -96,10 +99,3 @@ def positions(first: torch.nn.Module) -> int | None:
             pad = getattr(module, "padding_idx", None)
             return int(table.num_embeddings) - (pad + 1 if isinstance(pad, int) else 0)
     return None
-
-
-def cached_folder(source: ModelSource, config: ModelConfig) -> Path | None:
-    """The folder of a hub's model on this machine, if it is there."""
-    assert source.hub_id is not None, "a source is one or the other"
-    found = try_to_load_from_cache(source.hub_id, "config.json", revision=config.revision)
-    return Path(found).parent if isinstance(found, str) else None

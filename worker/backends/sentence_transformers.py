@@ -18,11 +18,15 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from shared.errors import InvalidParameter
+from shared.interactive import Tokens
 from shared.logs import get_logger
 from shared.models import ModelConfig, ModelSource
-from worker.backends import DeviceBroken, LoadOptions, OutOfMemory, TokenizedText, luke
-from worker.backends.checks import WrongModel, check_sentencepiece, check_vocabulary
-from worker.backends.loading import cached_folder, choose_dtype, load, positions
+from shared.presence import ModelKind
+from worker.backends import LoadOptions, TokenizedText, luke
+from worker.backends.checks import WrongModel, check_sentencepiece, check_vocabulary, merge_prompts
+from worker.backends.failures import told_apart
+from worker.backends.loading import choose_dtype, load, positions
+from worker.backends.splitting import join, plain_tokenizer, split_as_read
 from worker.backends.tokenizing import FastTokenizer
 
 logger = get_logger(__name__)
@@ -43,32 +47,46 @@ class _OwnText(TokenizedText):
     prompt: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What another engine is made of."""
+
+    model: SentenceTransformer
+    tokenizer: FastTokenizer | None  # None if the model reads its texts in a way of its own
+    inputs: frozenset[str]  # names of the tensors that the first module takes
+    pad_id: int
+    pads_left: bool
+    normalizes: bool  # after the model's own modules
+    excludes_prompt: bool
+
+
 class SentenceTransformersBackend:
     """One SentenceTransformer. Thread-safe: forward passes run side by side."""
+
+    kind: ModelKind = "embed"
 
     def __init__(self, config: ModelConfig, source: ModelSource, options: LoadOptions) -> None:
         transformers_logging.disable_progress_bar()
         self._options = options
         self._own_lock = threading.Lock()  # the Hugging Face wrapper changes its tokenizer while it works
         self._use_threads()
-        dtype = choose_dtype(config, options.device)
+        dtype = choose_dtype(config, options.device, is_checked=True)
         self._model: SentenceTransformer | None = load(config, source, options.device, dtype)
         self._first: Any = self._model[0]
         self._normalizes = self._excludes_prompt = self._pads_left = False
         self._pad_id = 0
+        self._splitter: Any = None
         self._shape(config)
 
         self.device, self.dtype = options.device, str(dtype).removeprefix("torch.")
-        self.prompts: Mapping[str, str] = {**self._model.prompts, **config.prompts}
-        self.default_prompt_name = config.default_prompt_name or self._model.default_prompt_name
-        if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
-            raise WrongModel(f"default_prompt_name: it has no prompt named {self.default_prompt_name!r}")
+        self.prompts: Mapping[str, str]
+        self.prompts, self.default_prompt_name = merge_prompts(self._model.prompts, self._model.default_prompt_name, config)
         self.max_tokens = self._cut_length(config)
         # Features of one text: which tensors the model wants, and what else goes with them.
         self._probe = self._preprocess(["probe"], "")
         self._fast = self._fast_tokenizer()
         self._prompt_tokens = {"": 0}
-        self.vocabulary = self._check(source, config)
+        self.vocabulary = self._check(source)
         self.dimensions = self._check_vectors()
 
     # The contract
@@ -90,6 +108,17 @@ class SentenceTransformersBackend:
             raise InvalidParameter("this model takes text, not token ids", param="input")
         return self._fast.wrap(token_ids)
 
+    def split(self, text: str, *, special: bool) -> Tokens:
+        """See Backend."""
+        readable = text if self._fast is None else self._fast.readable(text)
+        with self._own_lock:
+            return split_as_read(self._plain(), text, readable, special=special)
+
+    def join(self, token_ids: Sequence[int], *, special: bool) -> str:
+        """See Backend."""
+        with self._own_lock:
+            return join(self._plain(), token_ids, special=special)
+
     def embed(self, rows: Sequence[TokenizedText]) -> Vectors:
         """See Backend."""
         self._use_threads()
@@ -97,7 +126,7 @@ class SentenceTransformersBackend:
         groups: dict[tuple[int, str | None], list[int]] = {}
         for index, row in enumerate(rows):
             groups.setdefault((row.prompt_tokens, row.prompt if isinstance(row, _OwnText) else None), []).append(index)
-        try:
+        with told_apart(self.device):
             for (prompt_tokens, prompt), indices in groups.items():
                 group = [rows[index] for index in indices]
                 if prompt is None:
@@ -107,19 +136,11 @@ class SentenceTransformersBackend:
                 else:
                     features = self._preprocess([row.text for row in group if isinstance(row, _OwnText)], prompt)
                 vectors[indices] = self._forward(features)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                if isinstance(error, _BROKEN):
-                    raise DeviceBroken(str(error)) from error
-                raise
-            if self.device.startswith("cuda"):
-                torch.cuda.empty_cache()
-            raise OutOfMemory from None
         return vectors
 
     def close(self) -> None:
         """See Backend."""
-        self._model = self._first = self._fast = None
+        self._model = self._first = self._fast = self._splitter = None
         self._probe = {}
         gc.collect()
         if self.device.startswith("cuda"):
@@ -129,6 +150,12 @@ class SentenceTransformersBackend:
             trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
             if trim is not None:
                 trim(0)
+
+    def parts(self) -> Parts:
+        """For an export. A change of them is a change of this backend."""
+        assert self._model is not None, "nobody uses a closed model"
+        inputs = frozenset(name for name, value in self._probe.items() if torch.is_tensor(value))
+        return Parts(self._model, self._fast, inputs, self._pad_id, self._pads_left, self._normalizes, self._excludes_prompt)
 
     # Forward
 
@@ -151,10 +178,7 @@ class SentenceTransformersBackend:
     def _forward(self, features: dict[str, Any]) -> Vectors:
         assert self._model is not None, "nobody uses a closed model"
         with torch.inference_mode():
-            on_device = {
-                name: value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
-                for name, value in features.items()
-            }
+            on_device = {name: self._to_device(value) if torch.is_tensor(value) else value for name, value in features.items()}
             vectors = self._model(on_device).get("sentence_embedding")
             if vectors is None:
                 raise WrongModel("its modules end without a sentence embedding: modules.json names no pooling")
@@ -164,6 +188,12 @@ class SentenceTransformersBackend:
                 vectors = torch.nn.functional.normalize(vectors, p=2, dim=-1)
             found: Vectors = vectors.float().cpu().numpy()
             return found
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.startswith("cuda"):
+            # Only from pinned memory does the copy run beside the computer's own work.
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def _use_threads(self) -> None:
         """Each time, for models may want different numbers: torch keeps one, by thread or by process as it was built."""
@@ -191,6 +221,12 @@ class SentenceTransformersBackend:
             with self._own_lock:
                 is_cut = len(tokenizer(prompt + text, truncation=False)["input_ids"]) > self.max_tokens
         return _OwnText(ids, is_cut, 0, text, prompt)
+
+    def _plain(self) -> Any:
+        """What splits and joins texts; made when somebody first asks. The lock is held."""
+        if self._splitter is None:
+            self._splitter = plain_tokenizer(getattr(self._first, "tokenizer", None))
+        return self._splitter
 
     def _fast_tokenizer(self) -> FastTokenizer | None:
         """None if the model does more to its texts than the `tokenizers` object does."""
@@ -240,7 +276,7 @@ class SentenceTransformersBackend:
                 self._model.max_seq_length = length
         return length
 
-    def _check(self, source: ModelSource, config: ModelConfig) -> int:
+    def _check(self, source: ModelSource) -> int:
         """Refuse tokenizers that do not belong to the weights; returns the number of ids. Raises WrongModel."""
         tokenizer = getattr(self._first, "tokenizer", None)
         network = getattr(self._first, "auto_model", None)
@@ -248,10 +284,9 @@ class SentenceTransformersBackend:
             return 2**31 - 1  # no table of a transformer; `wrap` refuses ids
         rows = int(network.get_input_embeddings().num_embeddings)
         check_vocabulary(tokenizer.get_vocab().values(), rows)
-        folder = source.directory or cached_folder(source, config)
-        if folder is not None:
-            kind = getattr(network.config, "model_type", "")
-            check_sentencepiece(luke.transformer_folder(folder), kind, lambda text: self.tokenize([text])[0].ids.tolist())
+        assert source.directory is not None, "loaded from there"
+        folder, kind = luke.transformer_folder(source.directory), getattr(network.config, "model_type", "")
+        check_sentencepiece(folder, kind, lambda text: self.tokenize([text])[0].ids.tolist())
         return rows
 
     def _check_vectors(self) -> int:
@@ -269,14 +304,3 @@ def _ids(features: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.int32]]:
     kept = ids if mask is None else ids[mask.reshape(-1) == 1]
     found: np.ndarray[Any, np.dtype[np.int32]] = kept.numpy().astype(np.int32)
     return found
-
-
-# After an error of CUDA's own (an illegal access, a failed assertion on the device) nothing works in this process any more.
-_BROKEN: tuple[type[BaseException], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in said for sign in ("CUDA out of memory", "MPS backend out of memory", "DefaultCPUAllocator", "ENOMEM")
-    )

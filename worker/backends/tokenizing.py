@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,18 +43,39 @@ class FastTokenizer:
     def __init__(
         self, tokenizer: Tokenizer, max_tokens: int, *, truncates_left: bool, strips: bool = False, lowers: bool = False
     ) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        described = tokenizer.to_str()
+        self._tokenizer = Tokenizer.from_str(described)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens
         self._strips, self._lowers, self._truncates_left = strips, lowers, truncates_left
+        self._max_tokens = max_tokens
         self._begin, self._end = _template(self._tokenizer)
         self._max_body = max(0, max_tokens - len(self._begin) - len(self._end))
-        self._may_cut = not truncates_left and _splits_at_spaces(json.loads(tokenizer.to_str())["pre_tokenizer"])
+        self._may_cut = not truncates_left and _splits_at_spaces(json.loads(described)["pre_tokenizer"])
+
+    @classmethod
+    def read(cls, file: Path) -> FastTokenizer:
+        """What `write` wrote. Raises OSError, ValueError and KeyError for a damaged file."""
+        says = json.loads(file.read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(says.pop("tokenizer"))
+        tokenizer.encode_special_tokens = says.pop("encode_special_tokens")
+        return cls(tokenizer, **says)
+
+    def write(self, file: Path) -> None:
+        """All that it does, for a process without the model's own libraries."""
+        says = {"tokenizer": self._tokenizer.to_str(), "encode_special_tokens": self._tokenizer.encode_special_tokens}
+        says |= {"max_tokens": self._max_tokens, "truncates_left": self._truncates_left}
+        file.write_text(json.dumps(says | {"strips": self._strips, "lowers": self._lowers}), encoding="utf-8")
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The object itself, which cuts and pads nothing."""
+        return self._tokenizer
 
     def __call__(self, texts: Sequence[str], prompt: str = "") -> list[TokenizedText]:
         """In the order given. Raises UnicodeEncodeError for a lone surrogate."""
-        readable = [self._readable(prompt + text) for text in texts]
+        readable = [self.readable(prompt + text) for text in texts]
         heads = [self._head(text) for text in readable]
         try:
             bodies = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(heads, add_special_tokens=False)]
@@ -83,7 +105,8 @@ class FastTokenizer:
         long = [text * (min(max_tokens, 8192) // 4 + 2) for text in ("the quick brown fox ", "夕飯はお肉です。")]
         return all(self([text])[0].ids.tolist() == list(reference(text)) for text in (*PROBES, *long))
 
-    def _readable(self, text: str) -> str:
+    def readable(self, text: str) -> str:
+        """The text as the model has it tokenized."""
         text = text.strip() if self._strips else text
         return text.lower() if self._lowers else text
 

@@ -15,9 +15,9 @@ from worker.backends import BACKENDS, Backend, LoadOptions, load_backend
 TEXTS = ["夕飯はお肉です。", "Hello", "a question of some length, is it not?", "many words " * 100, " ", "Hello"]
 
 
-@pytest.fixture(scope="module", params=sorted(BACKENDS))
+@pytest.fixture(scope="module", params=sorted(set(BACKENDS) - {"cross-encoder"}))
 def backend(request: pytest.FixtureRequest, build: Build) -> Iterator[Backend]:
-    """Each backend with a small model whose prompts are `query` and `document`."""
+    """Each backend with a small model whose prompts are `query` and `document`; those of rerankers are pairs."""
     folder = None if request.param in WITHOUT_FILES else build("bert")
     config = ModelConfig(
         name="m",
@@ -82,6 +82,17 @@ def test_wrapped_ids_are_what_the_text_would_be(backend: Backend) -> None:
     (row,) = backend.tokenize(["Hello"])
 
     assert backend.wrap(row.ids[1:-1].tolist()).ids.tolist() == row.ids.tolist()
+
+
+def test_a_whole_text_is_split_into_the_ids_that_are_embedded(backend: Backend) -> None:
+    for text in ("Hello", "夕飯はお肉です。", ""):
+        found = backend.split(text, special=True)
+        assert list(found.ids) == backend.tokenize([text])[0].ids.tolist()
+        assert len(found.ids) == len(found.pieces) == len(found.spans)
+        assert backend.split(text, special=False).ids == found.ids[1:-1]
+    assert len(backend.split("many words " * 100, special=True).ids) > backend.max_tokens
+    assert backend.join(backend.split("Hello", special=True).ids, special=False)
+    assert backend.join([], special=True) == ""
 
 
 def test_a_lone_surrogate_is_refused_and_the_backend_goes_on(backend: Backend) -> None:

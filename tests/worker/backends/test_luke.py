@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from sentencepiece import SentencePieceProcessor
-from transformers import LukeModel
 
-from tests.support.models import MAX_TOKENS, SENTENCES, build_luke, copy_of
+from tests.support.models import MAX_TOKENS, SENTENCES, build_luke, copy_of, luke_vectors
 from tests.worker.backends.conftest import Build, LoadFolder
 from worker.backends.checks import SENTENCEPIECE_FILE, WrongModel, fairseq_ids
 from worker.backends.luke import PREFIX, is_luke
@@ -25,21 +24,9 @@ def folder(request: pytest.FixtureRequest, build: Build) -> Path:
     return build(request.param)
 
 
-def reference(folder: Path, texts: tuple[str, ...]) -> np.ndarray:
-    """LukeModel one text at a time, mean pooled."""
-    pieces = SentencePieceProcessor(model_file=str(folder / SENTENCEPIECE_FILE))
-    model = LukeModel.from_pretrained(folder).eval()
-    vectors = []
-    with torch.inference_mode():
-        for text in texts:
-            ids = [BEGIN, *fairseq_ids(pieces, text)[: MAX_TOKENS - 2], END]
-            vectors.append(model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0).numpy())
-    return np.stack(vectors)
-
-
 def test_luke_gives_lukes_vectors_in_any_batch(folder: Path, load_folder: LoadFolder) -> None:
     backend = load_folder(folder)
-    expected = reference(folder, TEXTS)
+    expected = luke_vectors(folder, TEXTS)
     rows = backend.tokenize(TEXTS)
 
     np.testing.assert_allclose(backend.embed(rows), expected, atol=1e-5)
@@ -69,7 +56,7 @@ def test_a_checkpoint_with_lukes_name_before_its_weights_loads(tmp_path: Path, b
     torch.save({PREFIX + name: weight for name, weight in weights.items()}, folder / "pytorch_model.bin")
     backend = load_folder(folder)
 
-    np.testing.assert_allclose(backend.embed(backend.tokenize(TEXTS)), reference(build("luke"), TEXTS), atol=1e-5)
+    np.testing.assert_allclose(backend.embed(backend.tokenize(TEXTS)), luke_vectors(build("luke"), TEXTS), atol=1e-5)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path, load_folder: LoadFolder) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from shared.errors import InvalidParameter
-from shared.models import ModelSource, find_source
+from shared.models import find_source
 from tests.support.models import BUILDERS, MAX_TOKENS, SENTENCES, build_bert, build_luke, copy_of
 from tests.worker.backends.conftest import Build, LoadFolder
 from worker.backends import Backend, OutOfMemory
@@ -246,10 +246,13 @@ def test_files_in_half_precision_are_computed_in_full_on_a_cpu(tmp_path: Path, b
 def test_half_precision_is_for_gpus() -> None:
     from shared.models import ModelConfig, Parameters
 
-    def chosen(device: str, **entry: Any) -> str:
-        return str(choose_dtype(ModelConfig(name="m", parameters=Parameters(model="m"), **entry), device))
+    def chosen(device: str, *, is_checked: bool = False, **entry: Any) -> str:
+        config = ModelConfig(name="m", parameters=Parameters(model="m"), **entry)
+        return str(choose_dtype(config, device, is_checked=is_checked))
 
-    assert chosen("cuda") == "torch.float32"
+    assert chosen("cuda") == chosen("cuda", dtype="int8") == "torch.float32"
+    assert chosen("cuda:1", is_checked=True) == "torch.float16"
+    assert chosen("mps", is_checked=True) == chosen("cpu", is_checked=True) == "torch.float32"
     assert chosen("cuda", f16=True) == "torch.float16"
     assert chosen("cuda", dtype="bfloat16") == "torch.bfloat16"
     assert chosen("cuda", dtype="float32", f16=True) == "torch.float32"
@@ -327,19 +330,6 @@ def test_a_closed_backend_lets_go_of_its_model(build: Build, load_folder: LoadFo
     backend.close()
 
     assert alive() is None
-
-
-def test_an_unreachable_hub_is_an_error_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants as hub
-
-    from shared.models import ModelConfig, Parameters
-    from worker.backends import LoadOptions, load_backend
-
-    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
-    config = ModelConfig(name="m", parameters=Parameters(model="nobody/has-this"))
-
-    with pytest.raises(OSError, match="connect"):
-        load_backend(config, ModelSource(hub_id="nobody/has-this"), LoadOptions(device="cpu", threads=1))
 
 
 def test_luke_in_a_folder_of_its_own_is_found(tmp_path: Path, load_folder: LoadFolder) -> None:

@@ -1,0 +1,140 @@
+"""Exports: the ONNX engines in the data directory, a folder each, found by a digest of all that they were made of.
+
+A folder appears whole, under a lock between processes, and is never changed; what a killed process left is swept by the
+next one that makes something. One that was not loaded for a month is thrown away then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import orjson
+
+from shared.models import ModelConfig, ModelSource
+
+GRAPH = "model.onnx"
+TOKENIZER = "tokenizer.json"
+REFERENCE = "reference.npz"
+_DESCRIPTION = "engine.json"
+# Raise it when exports of before are not to be used any longer.
+_FORMAT = 1
+_HALF_MADE = ".half-"
+_LOCK = ".lock"
+_UNUSED_S = 30 * 86_400.0
+# They make the graph, or run it.
+_LIBRARIES = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnx", "onnxruntime")
+# Keys of an entry that an export depends on.
+_OF_THE_EXPORT = {"engine", "dtype", "normalize", "pooling", "context_size", "trust_remote_code", "revision"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What an export is, or why there is none: then `refused` is the reason and the rest says nothing."""
+
+    refused: str | None = None
+    is_expected: bool = False  # a refusal that is no surprise, and needs no warning
+    dimensions: int = 0
+    max_tokens: int = 0
+    vocabulary: int = 0
+    dtype: str = "float32"
+    pad_id: int = 0
+    pads_left: bool = False
+    excludes_prompt: bool = False
+    prompts: dict[str, str] | None = None  # the model's own
+    default_prompt_name: str | None = None  # the model's own
+
+    def write(self, folder: Path) -> None:
+        """Into an export's folder."""
+        (folder / _DESCRIPTION).write_bytes(orjson.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> Description:
+        """Of an export. Raises OSError, and ValueError or TypeError if it is damaged."""
+        return cls(**orjson.loads((folder / _DESCRIPTION).read_bytes()))
+
+
+class Exports:
+    """The folder of all exports. Every method may raise OSError: it may be full, or only for reading."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def find(self, key: str) -> Path | None:
+        """The folder of an export that was made, marked as used."""
+        folder = self._root / key
+        if not (folder / _DESCRIPTION).is_file():
+            return None
+        with suppress(OSError):
+            os.utime(folder)
+        return folder
+
+    def discard(self, key: str) -> None:
+        """Throw a damaged one away."""
+        shutil.rmtree(self._root / key, ignore_errors=True)
+
+    @contextmanager
+    def making(self, key: str) -> Iterator[Path | None]:
+        """An empty folder that becomes the export when the block ends well; None if another process made it meanwhile."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (self._root / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel opens it when the process dies
+            if self.find(key) is not None:
+                yield None
+                return
+            self._sweep()
+            half_made = Path(tempfile.mkdtemp(prefix=_HALF_MADE, dir=self._root))
+            try:
+                yield half_made
+                half_made.chmod(0o755)
+                half_made.rename(self._root / key)
+            finally:
+                shutil.rmtree(half_made, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """The lock is held, so nobody else makes anything."""
+        for folder in self._root.iterdir():
+            is_old = folder.is_dir() and time.time() - folder.stat().st_mtime > _UNUSED_S
+            if folder.name.startswith(_HALF_MADE) or is_old:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def fingerprint(config: ModelConfig, source: ModelSource) -> str:
+    """A digest of what an export is made of: the model's files, its entry, the libraries.
+
+    Files count by their contents: images and copies give others the same times. 1.5 GB/s. Raises OSError.
+    """
+    found = hashlib.sha256()
+    says = config.model_dump(mode="json", include=_OF_THE_EXPORT)
+    found.update(orjson.dumps([_FORMAT, says, [_version(library) for library in _LIBRARIES]], option=orjson.OPT_SORT_KEYS))
+    assert source.directory is not None, "models of a hub were fetched before"
+    for path in _files(source.directory):
+        found.update(str(path.relative_to(source.directory)).encode(errors="surrogateescape") + b"\0")
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()[:32]
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(directory, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(folder) / name
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
