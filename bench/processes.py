@@ -1,7 +1,8 @@
-"""Memory of processes, read from /proc."""
+"""Memory and processor time of processes, read from /proc."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,16 @@ def resident_bytes(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of one process so far, user's and system's; 0 if it is gone."""
+    try:
+        # The name, in parentheses, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def family(pid: int) -> list[int]:

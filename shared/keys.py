@@ -2,8 +2,8 @@
 
 | key | type | meaning | expiry |
 |---|---|---|---|
-| umekomi:asks:{MODEL} | stream | asks waiting or being run; consumer group `workers`, a consumer per worker | none; bounded |
-| umekomi:asks-bytes:{MODEL} | string | bytes of those asks | none |
+| umekomi:asks:{MODEL}:LENGTH | stream | asks waiting or being run; group `workers`, a consumer per worker | none; bounded |
+| umekomi:asks-bytes:{MODEL}:LENGTH | string | bytes of those asks | none |
 | umekomi:able:{MODEL} | sorted set | workers that serve the model, scored by when they count as dead (unix s) | entries pruned |
 | umekomi:answers:WEB | list | answers for one web process | 60 s after the last |
 | umekomi:worker:WORKER | string | one worker's presence: device, models, what waits (JSON) | PRESENCE_S |
@@ -20,14 +20,28 @@
 | umekomi:in-flight:{MODEL} | sorted set | JOB/SHARD sent, not committed, by when it counts as lost | entries pruned |
 | umekomi:lease:JOB/SHARD | string | the worker that runs the shard now | LEASE_S, renewed |
 | umekomi:lock:NAME | string | who does NAME now (dealing, reconciling) | seconds |
+| umekomi:control:WORKER | list | what the worker is told to load or unload (JSON) | 1 min after the last |
+| umekomi:control-outcomes:COMMAND | list | what came of it, by worker (JSON) | 1 min |
+| umekomi:requests:OWNER | hash | what an owner has left of a minute's requests, at what time (unix s) | when full again |
+| umekomi:tokens:OWNER | hash | the same of the tokens of synchronous requests | when full again |
+| umekomi:submitting:OWNER | sorted set | submissions that are no jobs yet, by when they count as lost (unix s) | entries pruned |
+| umekomi:stored:OWNER | string | bytes of the owner's files and inputs, as storage had them | 1 min |
 | umekomi:index | string | present once everything was rebuilt from storage | none |
+| umekomi:downloads | sorted set | ids of applied models, by created_at | DownloadBoard's EXPIRE_S; bounded |
+| umekomi:download:ID | hash | an applied model: wish, state (JSON), attempts, cancelled | DownloadBoard's EXPIRE_S |
+| umekomi:history | list | what was done in each of the last steps of some seconds, the newest first (JSON) | 1 hour; bounded |
+| umekomi:latencies | hash | web process -> how long its asks took lately (JSON) | 2 min after the last |
+| umekomi:link:DIGEST | string | a download that may be fetched once without a key (JSON) | 1 min |
 | umekomi:deal | list | models whose shards should be dealt now; the leader waits on it | none; drained |
 | umekomi.bulk.MODEL | list | Celery's queue of (job, shard) messages | none; bounded by the window |
 
-MODEL stands in braces so that a model's lane lies in one slot of a Redis cluster.
+MODEL stands in braces: a model's lane belongs together. A Redis Cluster would want more than that (docs/scaling.md). LENGTH is
+short, medium or long: no question queues behind a book.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 PREFIX = "umekomi:"
 WORKERS = PREFIX + "workers"
@@ -38,18 +52,22 @@ EVENTS = PREFIX + "events"
 PASSES = PREFIX + "passes"
 INDEX = PREFIX + "index"
 DEAL = PREFIX + "deal"
+DOWNLOADS = PREFIX + "downloads"
+HISTORY = PREFIX + "history"
+LATENCIES = PREFIX + "latencies"
 
 ASK_GROUP = "workers"
+AskLength = Literal["short", "medium", "long"]
 
 
-def asks(model: str) -> str:
-    """Stream of a model's asks."""
-    return f"{PREFIX}asks:{{{model}}}"
+def asks(model: str, length: AskLength = "short") -> str:
+    """Stream of a model's asks of about one length."""
+    return f"{PREFIX}asks:{{{model}}}:{length}"
 
 
-def asks_bytes(model: str) -> str:
+def asks_bytes(model: str, length: AskLength = "short") -> str:
     """Bytes of the asks in the stream."""
-    return f"{PREFIX}asks-bytes:{{{model}}}"
+    return f"{PREFIX}asks-bytes:{{{model}}}:{length}"
 
 
 def able(model: str) -> str:
@@ -65,6 +83,16 @@ def answers(web_id: str) -> str:
 def worker(worker_id: str) -> str:
     """One worker's presence."""
     return f"{PREFIX}worker:{worker_id}"
+
+
+def control(worker_id: str) -> str:
+    """What a worker is told to do."""
+    return f"{PREFIX}control:{worker_id}"
+
+
+def control_outcomes(command_id: str) -> str:
+    """What came of a command."""
+    return f"{PREFIX}control-outcomes:{command_id}"
 
 
 def job(job_id: str) -> str:
@@ -87,6 +115,26 @@ def batches_of(owner: str) -> str:
     return f"{PREFIX}batches:of:{owner}"
 
 
+def requests(owner: str) -> str:
+    """What is left of an owner's requests of a minute."""
+    return f"{PREFIX}requests:{owner}"
+
+
+def tokens(owner: str) -> str:
+    """What is left of an owner's tokens of a minute."""
+    return f"{PREFIX}tokens:{owner}"
+
+
+def submitting(owner: str) -> str:
+    """An owner's submissions that are no jobs yet."""
+    return f"{PREFIX}submitting:{owner}"
+
+
+def stored(owner: str) -> str:
+    """Bytes that an owner has in storage."""
+    return f"{PREFIX}stored:{owner}"
+
+
 def in_flight(model: str) -> str:
     """Shards sent and not committed."""
     return f"{PREFIX}in-flight:{{{model}}}"
@@ -95,6 +143,16 @@ def in_flight(model: str) -> str:
 def lease(job_id: str, shard: int) -> str:
     """The worker that runs a shard now."""
     return f"{PREFIX}lease:{job_id}/{shard}"
+
+
+def download(download_id: str) -> str:
+    """An applied model: what is wanted, and how far it is."""
+    return f"{PREFIX}download:{download_id}"
+
+
+def link(digest: str) -> str:
+    """A download that may be fetched once without a key."""
+    return f"{PREFIX}link:{digest}"
 
 
 def lock(name: str) -> str:

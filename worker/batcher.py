@@ -1,8 +1,9 @@
 """Which rows go through the model next: the waiting rows of both lanes, by length, and the decision. No clock, no thread.
 
-A batch holds rows of one lane and one model. Interactive goes first; bulk keeps a floor share. The request that is due
-first gives the first row, its longest; the batch is filled with the rows nearest in length, whoever they belong to, as
-long as its padded tokens stay within the budget.
+Rows wait in three lines: of short asks, of long asks (more than a batch of the target's length), and of bulk. A batch holds
+rows of one line and one model, so nobody waits for the rows of a line behind his. Asks go first, in the order they are due;
+bulk keeps a floor share. The request that is due first gives the first row, its longest; the batch is filled with the
+rows nearest in length, whoever they belong to, as long as its padded tokens stay within the budget.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from math import exp
 from typing import Generic, Literal, Protocol, TypeVar
 
 from worker.backends import TokenizedText
+from worker.pace import Pace
 
 Lane = Literal["interactive", "bulk"]
+Line = Literal["short", "long", "bulk"]
 
-# One batch in ten is bulk while questions never cease.
-INTERACTIVE_BATCHES_PER_BULK = 9
-# Somebody interactive counts as present for so long after the last row.
+LINES: dict[Lane, tuple[Line, ...]] = {"interactive": ("short", "long"), "bulk": ("bulk",)}
+# Somebody counts as present for so long after the last row.
 PRESENT_S = 5.0
-# Bulk batches of a model that was never measured, while somebody interactive is present.
+# Batches of a model that was never measured, where they are bounded by time.
 UNMEASURED_TOKENS = 512
-# A rate forgets: a batch counts 1/e after so many seconds of computing.
-RATE_MEMORY_S = 3.0
+# What tokens cost, to compare lanes, before the model was measured.
+ASSUMED_TOKENS_PER_S = 2_000.0
 # A row is padded by at most a quarter of the longest, or by what a batch costs of its own (launching, Python): about
 # so many padded tokens of a small model on a CPU core.
 PADDING_TOKENS = 16
@@ -40,8 +41,8 @@ class Request(Hashable, Protocol):
         """Its name."""
 
     @property
-    def lane(self) -> Lane:
-        """Which of the two."""
+    def line(self) -> Line:
+        """Which of the three; it stays the same."""
 
     @property
     def due(self) -> float:
@@ -74,41 +75,63 @@ class Batch(Generic[R]):
     """Rows that go through the model together."""
 
     model: str
-    lane: Lane
+    line: Line
     rows: list[Row[R]]
+    budget: int  # padded tokens that it might have had
 
     @property
     def padded_tokens(self) -> int:
         """What it costs: rows x longest row."""
         return len(self.rows) * max(row.tokens for row in self.rows)
 
+    @property
+    def tells_the_pace(self) -> bool:
+        """Whether it says how fast the model is: bulk runs all day; a question alone is mostly what a batch costs of its own."""
+        return self.line == "bulk" or 2 * self.padded_tokens >= self.budget
+
 
 class Batcher(Generic[R]):
     """The waiting rows, and what was learnt about the models' speed and limits. `now` is in unix seconds."""
 
-    def __init__(self, *, max_batch_tokens: int, batch_target_s: float, max_tokens_of: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_batch_tokens: int,
+        batch_target_s: float,
+        bulk_share: float = 0.1,
+        max_tokens_of: Mapping[str, int] | None = None,
+    ) -> None:
+        """`bulk_share`: of the device's time, which bulk has while asks never cease. `max_tokens_of`: by model, if others."""
         self._max_batch_tokens = max_batch_tokens
-        self._max_tokens_of = max_tokens_of or {}  # by model, where it is not the same for all
+        self._max_tokens_of = max_tokens_of or {}
         self._batch_target_s = batch_target_s
-        self._lines: dict[Lane, _Line[R]] = {"interactive": _Line(), "bulk": _Line()}
+        self._bulk_share = bulk_share
+        self._lines: dict[Line, _Line[R]] = {"short": _Line(), "long": _Line(), "bulk": _Line()}
         self._limits: dict[str, int] = {}
-        self._rates: dict[str, _Rate] = {}
-        self._present_until = float("-inf")
-        self._interactive_in_a_row = 0
+        self._paces: dict[str, Pace] = {}
+        # Who is asked after: a batch of a line is bounded by time while somebody in a line before it was seen lately.
+        self._present_until: dict[Line, float] = dict.fromkeys(self._lines, float("-inf"))
+        self._owed_to_bulk_s = 0.0
 
     def __len__(self) -> int:
         return sum(line.rows for line in self._lines.values())
 
+    def limit_batches(self, max_tokens_of: Mapping[str, int]) -> None:
+        """The models' own ceilings in padded tokens, as their entries say from now on; of those not named the common one."""
+        for model in self._max_tokens_of.keys() | max_tokens_of.keys():
+            if self._max_tokens_of.get(model) != max_tokens_of.get(model):
+                self._paces.pop(model, None)  # the sizes it was measured with are others
+        self._max_tokens_of = max_tokens_of
+
     def add(self, rows: Iterable[Row[R]], now: float) -> None:
         """Rows that wait from now on."""
         for row in rows:
-            self._lines[row.request.lane].add(row)
-            if row.request.lane == "interactive":
-                self._present_until = now + PRESENT_S
+            self._lines[row.request.line].add(row)
+            self._present_until[row.request.line] = now + PRESENT_S
 
     def remove(self, request: R) -> list[Row[R]]:
         """Take the rows of a request that are in no batch yet out, and return them."""
-        return self._lines[request.lane].remove(request)
+        return self._lines[request.line].remove(request)
 
     def overdue(self, now: float) -> list[R]:
         """Requests whose deadline passed while rows of theirs waited; those rows are out."""
@@ -116,27 +139,36 @@ class Batcher(Generic[R]):
 
     def next_batch(self, now: float) -> Batch[R] | None:
         """The rows that go next; they are no longer waiting. None if nothing waits."""
-        interactive, bulk = self._lines["interactive"].seed(), self._lines["bulk"].seed()
-        bulk_has_its_turn = bulk is not None and self._interactive_in_a_row >= INTERACTIVE_BATCHES_PER_BULK
-        seed = bulk if interactive is None or bulk_has_its_turn else interactive
+        asked = [seed for line in LINES["interactive"] if (seed := self._lines[line].seed()) is not None]
+        ask, bulk = min(asked, key=lambda seed: seed.request.due, default=None), self._lines["bulk"].seed()
+        if ask is None or bulk is None:
+            self._owed_to_bulk_s = 0.0  # a turn that nobody needed is not saved up
+        seed = ask
+        if bulk is not None and (ask is None or self._owed_to_bulk_s >= self._cost_s(bulk, now)):
+            seed = bulk
         if seed is None:
             return None
-        lane, model = seed.request.lane, seed.request.model
-        self._interactive_in_a_row = self._interactive_in_a_row + 1 if lane == "interactive" else 0
-        return Batch(model, lane, self._lines[lane].take(seed, self.budget(model, lane, now)))
+        model, line = seed.request.model, seed.request.line
+        budget = self.budget(model, line, now)
+        if not self._is_bounded(line, now):
+            budget = min(budget, self._pace(model).next_size())
+        batch = Batch(model, line, self._lines[line].take(seed, budget), budget)
+        if ask is not None and bulk is not None:
+            spent_s = batch.padded_tokens / self._speed(model)
+            self._owed_to_bulk_s += -spent_s if line == "bulk" else spent_s * self._bulk_share / (1 - self._bulk_share)
+        return batch
 
-    def budget(self, model: str, lane: Lane, now: float) -> int:
-        """Padded tokens that the next batch may have; a single longer row goes alone."""
-        most = self._max_tokens_of.get(model, self._max_batch_tokens)
-        most = min(most, self._limits.get(model, most))
-        if lane == "interactive" or now >= self._present_until:
+    def budget(self, model: str, line: Line, now: float) -> int:
+        """Padded tokens that the next batch may have at most; a single longer row goes alone."""
+        most = self._most(model)
+        if not self._is_bounded(line, now):
             return most
         rate = self.tokens_per_s(model)
         return max(1, min(most, UNMEASURED_TOKENS if rate is None else int(rate * self._batch_target_s)))
 
     def waiting_tokens(self, lane: Lane) -> int:
         """Tokens of the lane's waiting rows, without padding."""
-        return self._lines[lane].tokens
+        return sum(self._lines[line].tokens for line in LINES[lane])
 
     def limit(self, model: str, max_tokens: int) -> None:
         """Keep the batches of a model below so many padded tokens from now on; a higher limit than before changes nothing."""
@@ -144,26 +176,33 @@ class Batcher(Generic[R]):
 
     def measured(self, model: str, tokens: int, seconds: float) -> None:
         """A batch of so many padded tokens took so long."""
-        self._rates.setdefault(model, _Rate()).add(tokens, seconds)
+        self._pace(model).add(tokens, seconds)
 
     def tokens_per_s(self, model: str) -> float | None:
         """Padded tokens a second in one batch of this model, lately; None before the first."""
-        rate = self._rates.get(model)
-        return None if rate is None else rate.tokens / rate.seconds
+        return self._pace(model).tokens_per_s
 
+    def _most(self, model: str) -> int:
+        most = self._max_tokens_of.get(model, self._max_batch_tokens)
+        return min(most, self._limits.get(model, most))
 
-@dataclass(slots=True)
-class _Rate:
-    """Tokens and the seconds they took; what is long ago counts less."""
+    def _is_bounded(self, line: Line, now: float) -> bool:
+        """By time. Questions always: the next one waits for them. The others while a line before theirs has somebody."""
+        before: dict[Line, tuple[Line, ...]] = {"short": (), "long": ("short",), "bulk": ("short", "long")}
+        return line == "short" or any(now < self._present_until[other] for other in before[line])
 
-    tokens: float = 0.0
-    seconds: float = 0.0
+    def _pace(self, model: str) -> Pace:
+        if model not in self._paces:
+            self._paces[model] = Pace(self._max_tokens_of.get(model, self._max_batch_tokens))
+        return self._paces[model]
 
-    def add(self, tokens: int, seconds: float) -> None:
-        seconds = max(seconds, 1e-6)
-        keep = exp(-seconds / RATE_MEMORY_S)
-        self.tokens = self.tokens * keep + tokens
-        self.seconds = self.seconds * keep + seconds
+    def _speed(self, model: str) -> float:
+        return self.tokens_per_s(model) or ASSUMED_TOKENS_PER_S
+
+    def _cost_s(self, seed: Row[R], now: float) -> float:
+        """What a batch that begins with this row is going to take at most."""
+        model = seed.request.model
+        return max(seed.tokens, self.budget(model, seed.request.line, now)) / self._speed(model)
 
 
 class _Shelf(Generic[R]):

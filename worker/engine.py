@@ -11,9 +11,10 @@ import heapq
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 
+from shared import metrics
 from shared.errors import DeadlinePassed, EngineFailed, InvalidParameter, UmekomiError, Unavailable
 from shared.logs import get_logger
 from shared.models import ModelConfig, ModelRegistry
@@ -21,12 +22,15 @@ from shared.presence import ModelPresence
 from shared.settings import Settings
 from worker.backends import LoadOptions, load_backend
 from worker.backends.devices import cores, resolve_device
-from worker.batcher import Batch, Batcher, Lane
+from worker.batcher import ASSUMED_TOKENS_PER_S, Batch, Batcher, Lane
+from worker.counts import count_batch, count_request
+from worker.downloads import Downloads
 from worker.forward import embed_rows
 from worker.identity import Identity
-from worker.residency import Load, Residency
+from worker.loader import Load
+from worker.residency import Residency, Unloaded, bounds_of
 from worker.threads import essential_thread, exit_process
-from worker.work import Embedded, EmbedRequest, Work
+from worker.work import Embedded, EmbedRequest, Withdrawn, Work
 
 __all__ = ["EmbedRequest", "Embedded", "Engine", "Lane"]
 
@@ -35,14 +39,12 @@ logger = get_logger(__name__)
 # Padded tokens of one batch where the settings say 0. On a CPU bigger ones are slower: they leave the cache.
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 16_384
-# A long ask is due later by so many times what it costs the device: a short one overtakes it, but not for ever.
+# An ask is due later by so many times what it costs the device: a short one overtakes a long one, but not for ever.
 STRETCH = 10.0
-# Speed to reckon that with before any was measured.
-ASSUMED_TOKENS_PER_S = 2_000.0
 # Asks without a deadline have their place as if it were this one.
 DEFAULT_PATIENCE_S = 30.0
-# Interactive work beyond so many batches a stream better waits in Redis, where another worker can take it.
-ROOM_BATCHES = 4
+# So many batches of asks a stream keep a worker busy; more of them better wait in Redis if another worker can take them.
+AMPLE_BATCHES = 4
 
 LANES: tuple[Lane, ...] = ("interactive", "bulk")
 
@@ -56,33 +58,47 @@ class Engine:
         registry: ModelRegistry,
         *,
         load: Load = load_backend,
+        downloads: Downloads | None = None,
         on_death: Callable[[], None] = exit_process,
     ) -> None:
         self.device = resolve_device(settings.device)
         is_cpu = self.device == "cpu"
-        self._streams = settings.streams or (cores() if is_cpu else 1)
-        self._threads_of_a_stream = max(1, cores() // self._streams)
+        usable = settings.threads or cores()
+        self._streams = settings.streams or (usable if is_cpu else 1)
+        self._threads_of_a_stream = max(1, usable // self._streams)
+        self._engines = settings.engines
         self._max_batch_tokens = settings.max_batch_tokens or (CPU_BATCH_TOKENS if is_cpu else GPU_BATCH_TOKENS)
         self._registry = registry
         # One lock for everything below. While it is held no future is resolved and no model is called.
         self._lock = threading.Lock()
         self._to_tokenize = threading.Condition(self._lock)
         self._to_run = threading.Condition(self._lock)
-        self._room = threading.Condition(self._lock)
         self._batcher: Batcher[Work] = Batcher(
             max_batch_tokens=self._max_batch_tokens,
             batch_target_s=settings.batch_target_ms / 1000,
+            bulk_share=settings.bulk_share,
             max_tokens_of={config.name: config.batch.max_tokens for config in registry if config.batch.max_tokens},
         )
+        self._batch_target_s = settings.batch_target_ms / 1000
         self._works: set[Work] = set()  # all that are not over
         self._unread: dict[Lane, list[tuple[float, int, Work]]] = {lane: [] for lane in LANES}  # heaps by due
         self._unread_tokens: dict[Lane, int] = dict.fromkeys(LANES, 0)
         self._parked: dict[str, list[Work]] = {}  # by model, until it is loaded
         self._sequence = 0
         self._running = 0
+        self._batches: dict[int, tuple[str, float]] = {}  # those that run: by thread, its model and since when (monotonic)
         self._progress_at = time.monotonic()
         self._is_stopping = False
-        self._residency = Residency(registry, self._options, on_change=self._unpark, on_death=on_death, load=load)
+        self._residency = Residency(
+            registry,
+            self._options,
+            on_change=self._unpark,
+            on_death=on_death,
+            load=load,
+            downloads=downloads,
+            bounds=bounds_of(settings),
+            idle_s=settings.watchdog_idle_timeout_s if settings.watchdog_idle else None,
+        )
         self._threads = [
             essential_thread(self._tokenize, "tokenizer", on_death),
             *(essential_thread(self._stream, f"stream-{number}", on_death) for number in range(self._streams)),
@@ -98,7 +114,7 @@ class Engine:
         """End the batches that run, fail whatever waits with Unavailable, join the threads, close the models."""
         with self._lock:
             self._is_stopping = True
-            for condition in (self._to_tokenize, self._to_run, self._room):
+            for condition in (self._to_tokenize, self._to_run):
                 condition.notify_all()
         for thread in self._threads:
             if thread.ident is not None:
@@ -123,7 +139,7 @@ class Engine:
         with self._lock:
             is_refused = self._is_stopping
             if not is_refused:
-                work.due = self._due(work)
+                self._place(work)
                 self._works.add(work)
                 self._unread_tokens[work.lane] += work.unread_tokens
                 self._queue(work)
@@ -133,12 +149,35 @@ class Engine:
             work.future.add_done_callback(lambda future: future.cancelled() and self._end(work))
         return work.future
 
+    def withdraw(self, models: Collection[str]) -> None:
+        """Fail with Withdrawn the asks of these models of which no row is in a batch yet."""
+        with self._lock:
+            unbegun = [work for work in self._works if work.lane == "interactive" and work.began_at is None]
+        for work in unbegun:
+            if work.model in models:
+                self._fail(work, Withdrawn("this worker is stopping", retry_after_s=1))
+
     def presence(self) -> dict[str, ModelPresence]:
         """Every model by name: how it stands and what it is."""
         with self._lock:
             rates = {config.name: self._batcher.tokens_per_s(config.name) for config in self._registry}
         # A stream's rate was measured while the others ran, so the device does as often as much.
         return self._residency.presence({name: rate * self._streams for name, rate in rates.items() if rate is not None})
+
+    def replace_registry(self, registry: ModelRegistry) -> None:
+        """Serve these models from now on. What is in the engine is answered; a changed or removed model leaves after it."""
+        with self._lock:
+            self._registry = registry
+            self._batcher.limit_batches({config.name: config.batch.max_tokens for config in registry if config.batch.max_tokens})
+        self._residency.replace(registry)
+
+    def load(self, model: str, within_s: float) -> ModelPresence:
+        """Load a model as a request would, and wait for it; how it stands then. Raises ModelNotFound."""
+        return self._residency.load(model, time.monotonic() + within_s)
+
+    def unload(self, model: str, within_s: float) -> Unloaded:
+        """Give a model's memory back, once nobody uses it; it loads again at its next use."""
+        return self._residency.unload(model, time.monotonic() + within_s)
 
     def identity(self, model: str) -> Identity | None:
         """What exactly was loaded last under this name; None before the first load."""
@@ -149,27 +188,36 @@ class Engine:
         with self._lock:
             return {lane: self._waiting(lane) for lane in LANES}
 
-    def wait_for_room(self, timeout_s: float) -> bool:
-        """Block until less interactive work waits than a few batches; False if that took longer than `timeout_s`."""
-        most = ROOM_BATCHES * self._max_batch_tokens * self._streams
-        with self._lock:
-            return self._room.wait_for(lambda: self._is_stopping or self._asks_of_loaded_models() < most, timeout_s)
+    @property
+    def ample_tokens(self) -> int:
+        """Tokens of asks that keep every stream busy for a few batches."""
+        return AMPLE_BATCHES * self._max_batch_tokens * self._streams
 
     def is_stuck(self, after_s: float) -> bool:
         """Whether there is work, not counting what waits for a model to load, and nothing came of it for so long."""
         with self._lock:
             return self._is_busy() and time.monotonic() - self._progress_at > after_s
 
+    def longest_batch(self) -> tuple[str, float] | None:
+        """Of the batches that run now the one that began first: its model, and for how many seconds it runs."""
+        with self._lock:
+            if not self._batches:
+                return None
+            model, began_at = min(self._batches.values(), key=lambda batch: batch[1])
+            return model, time.monotonic() - began_at
+
     # The life of a request
 
-    def _due(self, work: Work) -> float:
-        """Interactive: oldest deadline first, a long request's counted as later. Bulk: oldest request first."""
+    def _place(self, work: Work) -> None:
+        """Its line, and when it is due. Asks: oldest deadline first, a long one's counted as later. Bulk: oldest first."""
         now = time.time()
         if work.lane == "bulk":
-            return now
+            work.line, work.due = "bulk", now
+            return
         deadline = now + DEFAULT_PATIENCE_S if work.deadline is None else work.deadline
-        rate = (self._batcher.tokens_per_s(work.model) or ASSUMED_TOKENS_PER_S) * self._streams
-        return deadline + STRETCH * work.unread_tokens / rate
+        cost_s = work.unread_tokens / (self._batcher.tokens_per_s(work.model) or ASSUMED_TOKENS_PER_S)
+        work.line = "short" if cost_s <= self._batch_target_s else "long"
+        work.due = deadline + STRETCH * cost_s / self._streams
 
     def _queue(self, work: Work) -> None:
         """To the tokenizer; the lock is held."""
@@ -187,7 +235,9 @@ class Engine:
             if work.open_rows > 0:
                 return
         if self._end(work) and work.future.set_running_or_notify_cancel():
-            work.future.set_result(work.answer(time.monotonic()))
+            answer = work.answer(time.monotonic())
+            count_request(work, answer)
+            work.future.set_result(answer)
 
     def _fail(self, work: Work, error: UmekomiError) -> None:
         if self._end(work) and work.future.set_running_or_notify_cancel():
@@ -203,7 +253,6 @@ class Engine:
             self._unread_tokens[work.lane] -= work.unread_tokens
             work.unread_tokens = 0
             self._batcher.remove(work)
-            self._room.notify_all()
         if work.backend is not None:
             self._residency.release(work.model)
         return True
@@ -227,7 +276,7 @@ class Engine:
     def _read(self, work: Work) -> None:
         """Tokenize a slice of a request. Whatever goes wrong with it is its own error."""
         try:
-            if work.backend is None and not self._open(work):
+            if not work.is_open and not self._open(work):
                 return
             rows, refused = work.read_slice()
         except UmekomiError as error:
@@ -253,14 +302,17 @@ class Engine:
         """Get the model. False if it loads: then the request is parked. Raises ModelNotReady, InvalidParameter."""
         with self._lock:
             # Both under the lock: a load that ends in between finds the request parked.
-            backend = self._residency.acquire(work.request.model)
+            backend = work.backend
             if backend is None:
+                backend = self._residency.acquire(work.request.model)
+                if backend is not None and work.is_over:
+                    self._residency.release(work.model)
+            if backend is None:
+                self._residency.check_in_time(work.model, work.deadline)
                 work.is_unread = False
                 self._parked.setdefault(work.model, []).append(work)
-                self._room.notify_all()
                 return False
             if work.is_over:
-                self._residency.release(work.model)
                 return False
             work.backend = backend
         work.open(backend)
@@ -271,6 +323,8 @@ class Engine:
         with self._lock:
             for work in self._parked.pop(model, []):
                 if not work.is_over:
+                    # Held from here on: the model may be wanted gone again before the request is read.
+                    work.backend = self._residency.claim(model)
                     self._queue(work)
 
     def _next_unread(self) -> Work | None:
@@ -318,10 +372,10 @@ class Engine:
         self._running += 1
         self._residency.hold(batch.model)
         began_at = time.monotonic()
+        self._batches[threading.get_ident()] = batch.model, began_at
         for row in batch.rows:
             if row.request.began_at is None:
                 row.request.began_at = began_at
-        self._room.notify_all()
 
     def _run(self, batch: Batch[Work]) -> None:
         backend = batch.rows[0].request.backend
@@ -331,18 +385,21 @@ class Engine:
         outcomes = embed_rows(backend, [row.text for row in batch.rows], too_many.append)
         ended_at = time.monotonic()
         self._residency.release(batch.model)
+        count_batch(batch, outcomes, ended_at - began_at)
         is_clean = not too_many and not any(isinstance(outcome, UmekomiError) for outcome in outcomes)
         for row, outcome in zip(batch.rows, outcomes, strict=True):
             row.request.accept(row.position, outcome)
         with self._lock:
             self._running -= 1
+            del self._batches[threading.get_ident()]
             self._progress_at = ended_at
-            if batch.lane == "bulk" and is_clean:
+            if is_clean and batch.tells_the_pace:
                 self._batcher.measured(batch.model, batch.padded_tokens, ended_at - began_at)
             if too_many:
                 longest = batch.padded_tokens // len(batch.rows)
                 self._batcher.limit(batch.model, min(too_many) * longest // 2)
         if too_many:
+            metrics.OUT_OF_MEMORY.inc(len(too_many), batch.model)
             logger.warning("device out of memory, batches halved", model=batch.model, rows=min(too_many))
         for work, rows in Counter(row.request for row in batch.rows).items():
             self._settle(work, rows)
@@ -350,7 +407,11 @@ class Engine:
     # Shared
 
     def _options(self, config: ModelConfig) -> LoadOptions:
-        return LoadOptions(device=config.device or self.device, threads=config.threads or self._threads_of_a_stream)
+        return LoadOptions(
+            device=config.device or self.device,
+            threads=config.threads or self._threads_of_a_stream,
+            engines=self._engines,
+        )
 
     def _fail_late(self, works: Iterable[Work]) -> None:
         for work in works:
@@ -358,11 +419,6 @@ class Engine:
 
     def _waiting(self, lane: Lane) -> int:
         return self._unread_tokens[lane] + self._batcher.waiting_tokens(lane)
-
-    def _asks_of_loaded_models(self) -> int:
-        """Interactive tokens that wait, but for those whose model loads: they do not stop the others."""
-        parked = sum(work.unread_tokens for work in self._all_parked() if work.lane == "interactive")
-        return self._waiting("interactive") - parked
 
     def _is_busy(self) -> bool:
         return self._running > 0 or len(self._batcher) > 0 or any(heap for heap in self._unread.values())

@@ -27,13 +27,13 @@ def refuse(config: ModelConfig) -> InvalidParameter:
     )
 
 
-def check_range(token_ids: Sequence[Sequence[int]], vocabulary: int, model: str) -> None:
+def check_range(token_ids: Sequence[Sequence[int]], vocabulary: int, model: str, *, param: str = "input") -> None:
     """Raises InvalidParameter if an id is not of the model's vocabulary."""
     for position, ids in enumerate(token_ids):
         wrong = next((token_id for token_id in ids if not 0 <= token_id < vocabulary), None)
         if wrong is not None:
             raise InvalidParameter(
-                f"input {position}: {wrong} is no token id of {model!r}; its ids are below {vocabulary}", param="input"
+                f"{param} {position}: {wrong} is no token id of {model!r}; its ids are below {vocabulary}", param=param
             )
 
 

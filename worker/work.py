@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from shared.errors import ContextLengthExceeded, EngineFailed, InvalidParameter, UmekomiError
+from shared.errors import ContextLengthExceeded, EngineFailed, InvalidParameter, UmekomiError, Unavailable
+from shared.interactive import AskKind, TokenDetail, Tokens
 from shared.models import ModelConfig
 from shared.openai import cut
 from worker import token_ids as callers_ids
 from worker.backends import Backend, TokenizedText
-from worker.batcher import Lane, Row
+from worker.batcher import Lane, Line, Row
+from worker.prompting import choose_prompt, tokenize
+from worker.spelling import Spelling
 
 # A question waits for at most one slice to be tokenized: some 10 ms.
 SLICE_TEXTS = 256
 SLICE_CHARACTERS = 32_768
-# The prompts that an input_type may stand for; the first that says anything is taken, else none.
-PROMPTS_OF_INPUT_TYPES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -38,9 +39,17 @@ class EmbedRequest:
     prompt_name: str | None = None
     input_type: str | None = None  # query or document
     truncate: str | None = None  # end or error; None: as the model says
+    kind: AskKind = "embed"
+    query: str | None = None  # of rerank
+    special_tokens: bool = True  # of tokenize and detokenize
+    detail: TokenDetail = "ids"  # of tokenize
 
     def __len__(self) -> int:
         return len(self.texts) or len(self.token_ids)
+
+
+class Withdrawn(Unavailable):
+    """The request was taken out of the engine before the device saw any of it: this worker stops, and another may run it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +62,9 @@ class Embedded:
     errors: Mapping[int, UmekomiError]  # by position: rows that failed alone
     queue_s: float  # from submit to the first batch
     embed_s: float  # from the first batch to the last vector
+    split: Sequence[Tokens] = ()  # of tokenize
+    texts: Sequence[str] = ()  # of detokenize
+    max_tokens: int | None = None  # of these two: what the model reads of a text
 
 
 @dataclass(slots=True, eq=False)
@@ -62,15 +74,18 @@ class Work:
     request: EmbedRequest
     arrived_at: float  # monotonic seconds, as below
     future: Future[Embedded] = field(default_factory=Future)
-    due: float = 0.0  # its place in its lane
+    line: Line = "long"
+    due: float = 0.0  # its place among those of its lane
     began_at: float | None = None  # the first batch
     is_unread: bool = True  # texts are yet to be tokenized, now and not when the model is there
     is_over: bool = False
+    is_open: bool = False  # what is asked of the model is settled
     open_rows: int = field(init=False)  # rows without vector or error
     unread_tokens: int = field(init=False)  # an estimate
 
     backend: Backend | None = None
     prompt: str = ""
+    spelling: Spelling | None = None  # of a request that needs no device
     errors: dict[int, UmekomiError] = field(default_factory=dict)
     vectors: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     tokens: np.ndarray[Any, np.dtype[np.int32]] = field(init=False)
@@ -108,8 +123,13 @@ class Work:
     def open(self, backend: Backend) -> None:
         """Settle what is asked of the loaded model. Raises InvalidParameter."""
         request = self.request
-        self.backend = backend
-        self.prompt = _prompt(request, backend)
+        self.backend, self.is_open = backend, True
+        _check_kind(request, backend)
+        self.prompt = choose_prompt(request, backend)
+        if request.kind in ("tokenize", "detokenize"):
+            self.spelling = Spelling(request, backend, self.prompt)
+            callers_ids.check_range(request.token_ids, backend.vocabulary, request.model.name, param="tokens")
+            return
         if request.truncate not in (None, "end", "error"):
             raise InvalidParameter("truncate must be `end` or `error`", param="truncate")
         self.vectors = np.zeros((len(request), _dimensions(request, backend)), np.float32)
@@ -125,6 +145,11 @@ class Work:
         """Tokenize the next texts: rows for the batcher, and how many texts were refused instead."""
         begin, end = self._next_position, self._slice_end()
         rows, refused = [], 0
+        if self.spelling is not None:
+            for position in range(begin, end):
+                self.tokens[position] = self._spell(self.spelling, position)
+            self._next_position = end
+            return [], end - begin
         for position, text in enumerate(self._tokenize(begin, end), begin):
             if isinstance(text, UmekomiError):
                 self.errors[position] = text
@@ -156,12 +181,21 @@ class Work:
             errors=self.errors,
             queue_s=began_at - self.arrived_at,
             embed_s=now - began_at,
+            split=() if self.spelling is None else self.spelling.split,
+            texts=() if self.spelling is None else self.spelling.texts,
+            max_tokens=None if self.spelling is None or self.backend is None else self.backend.max_tokens,
         )
+
+    def _spell(self, spelling: Spelling, position: int) -> int:
+        if self.request.token_ids:
+            return spelling.add_ids(self.request.token_ids[position])
+        return spelling.add_text(self.request.texts[position])
 
     def _estimate(self, begin: int) -> int:
         texts = self._texts or self.request.token_ids
         characters = sum(map(len, texts[begin:] if begin else texts))
-        return (characters // 3 if self._texts else characters) + 2 * (len(texts) - begin)
+        each = 2 + len(self.request.query or "") // 3  # the special ones, and those of a query
+        return (characters // 3 if self._texts else characters) + each * (len(texts) - begin)
 
     def _slice_end(self) -> int:
         texts = self._texts or self.request.token_ids
@@ -181,7 +215,7 @@ class Work:
         else:
             texts = self._texts[begin:end]
             try:
-                tokenized = backend.tokenize(texts, self.prompt)
+                tokenized = tokenize(texts, self.prompt, self.request, backend)
             except Exception:
                 return [self._checked(found) for text in texts for found in self._tokenize_alone(text)]
         return [self._checked(text) for text in tokenized]
@@ -189,7 +223,7 @@ class Work:
     def _tokenize_alone(self, text: str) -> list[TokenizedText | UmekomiError]:
         assert self.backend is not None, "opened before it is read"
         try:
-            return [*self.backend.tokenize([text], self.prompt)]
+            return [*tokenize([text], self.prompt, self.request, self.backend)]
         except UnicodeEncodeError:
             return [InvalidParameter("the text holds half a character (a lone surrogate)", param="input")]
         except Exception as error:
@@ -206,8 +240,23 @@ class Work:
         )
 
 
+def _check_kind(request: EmbedRequest, backend: Backend) -> None:
+    """Raises InvalidParameter if the model is none for what is asked."""
+    name = repr(request.model.name)
+    if request.kind == "embed" and backend.kind == "rerank":
+        raise InvalidParameter(f"{name} is a reranker and makes no embeddings; POST /v1/rerank asks it", param="model")
+    if request.kind == "rerank" and backend.kind != "rerank":
+        raise InvalidParameter(f"{name} is an embedding model, not a reranker; POST /v1/embeddings asks it", param="model")
+    if (request.kind == "rerank") is not (request.query is not None):
+        raise InvalidParameter("a query is what rerank needs, and nothing else", param="query")
+    if request.kind not in ("embed", "rerank", "tokenize", "detokenize"):
+        raise InvalidParameter("this worker does not know what is asked of it")
+
+
 def _dimensions(request: EmbedRequest, backend: Backend) -> int:
     native = backend.dimensions
+    if backend.kind == "rerank":
+        return native
     if request.dimensions is None:
         return min(request.model.dimensions or native, native)
     if not 1 <= request.dimensions <= native:
@@ -215,19 +264,3 @@ def _dimensions(request: EmbedRequest, backend: Backend) -> int:
             f"dimensions must be from 1 to {native}, the size of the vectors of {request.model.name!r}", param="dimensions"
         )
     return request.dimensions
-
-
-def _prompt(request: EmbedRequest, backend: Backend) -> str:
-    prompts = backend.prompts
-    if request.prompt_name is not None:
-        if request.prompt_name not in prompts:
-            known = ", ".join(sorted(prompts)) or "none"
-            raise InvalidParameter(
-                f"{request.model.name!r} has no prompt named {request.prompt_name!r}; it has {known}", param="prompt_name"
-            )
-        return prompts[request.prompt_name]
-    if request.input_type is not None:
-        if request.input_type not in PROMPTS_OF_INPUT_TYPES:
-            raise InvalidParameter("input_type must be `query` or `document`", param="input_type")
-        return next((prompts[name] for name in PROMPTS_OF_INPUT_TYPES[request.input_type] if prompts.get(name)), "")
-    return prompts[backend.default_prompt_name] if backend.default_prompt_name else ""

@@ -11,6 +11,17 @@ its web process takes it out at the deadline, and if that is gone too, whoever f
 
 from shared.interactive.client import AskClient
 from shared.interactive.server import AskServer, TakenAsk
-from shared.interactive.wire import Answer, Ask, decode_answer, encode_answer
+from shared.interactive.wire import Answer, Ask, AskKind, TokenDetail, Tokens, decode_answer, encode_answer
 
-__all__ = ["Answer", "Ask", "AskClient", "AskServer", "TakenAsk", "decode_answer", "encode_answer"]
+__all__ = [
+    "Answer",
+    "Ask",
+    "AskClient",
+    "AskKind",
+    "AskServer",
+    "TakenAsk",
+    "TokenDetail",
+    "Tokens",
+    "decode_answer",
+    "encode_answer",
+]

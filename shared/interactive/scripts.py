@@ -1,5 +1,7 @@
 """The scripts by which asks enter and leave the lane: each is one step for everybody who looks."""
 
+from __future__ import annotations
+
 # KEYS: able, stream, bytes. ARGV: ask, size, reply_to, deadline, max_waiting, max_waiting_bytes, group.
 # -> entry id, or "no-worker", "full". Asks past their deadline make room, oldest first; looked at only when there is none.
 ENTER = """
@@ -40,6 +42,19 @@ redis.call('EXPIRE', KEYS[3], ARGV[5])
 """
     + LEAVE
 )
+
+# KEYS: stream, answers. ARGV: group, entry id, our consumer, what the asker is told, expiry in s. The ask waits anew, for any
+# worker, if it is still ours; its new entry id follows what is told.
+GIVE_BACK = """
+if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1, ARGV[3]) == 0 then return end
+local found = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+if not found then return end
+redis.call('XDEL', KEYS[1], ARGV[2])
+local entry = redis.call('XADD', KEYS[1], '*', unpack(found[2]))
+redis.call('RPUSH', KEYS[2], ARGV[4] .. entry)
+redis.call('EXPIRE', KEYS[2], ARGV[5])
+"""
 
 # KEYS: stream. ARGV: entry ids. -> 1 or 0 for each; the asks themselves, which may be large, stay where they are.
 ARE_THERE = """

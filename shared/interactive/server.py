@@ -12,9 +12,20 @@ from redis.exceptions import ResponseError
 
 from shared import keys
 from shared.errors import UmekomiError
-from shared.interactive.scripts import ANSWER, LEAVE, TAKE_OVER
-from shared.interactive.wire import ANSWERS_EXPIRE_S, BLOCK_S, Answer, Ask, decode_ask, encode_answer
+from shared.interactive.scripts import ANSWER, GIVE_BACK, LEAVE, TAKE_OVER
+from shared.interactive.wire import (
+    ANSWERS_EXPIRE_S,
+    BLOCK_S,
+    MAX_BYTES_OF_LENGTH,
+    Answer,
+    Ask,
+    decode_ask,
+    encode_answer,
+    encode_moved,
+)
+from shared.keys import AskLength
 from shared.logs import get_logger
+from shared.scripts import run_script
 
 logger = get_logger(__name__)
 
@@ -27,9 +38,10 @@ class TakenAsk:
     """An ask that this worker has to answer, and where the answer goes."""
 
     ask: Ask
-    entry: str
+    length: AskLength
+    entry: str  # its id in its stream
     reply_to: str
-    size: int
+    size: int  # bytes
     taken_at: float  # monotonic seconds
 
 
@@ -37,15 +49,15 @@ class AskServer:
     """The worker's end: `take` blocks for asks, `answer` sends many answers in one round trip."""
 
     def __init__(self, redis: Redis, worker_id: str) -> None:
-        """The timeout of `redis` lies above BLOCK_S. `take` is for one thread; the rest may be called from any."""
+        """The timeout of `redis` lies above BLOCK_S. `take` is for one thread a length; the rest may be called from any."""
         self._redis = redis
-        self._worker_id = worker_id
+        self.worker_id = worker_id
         self._take_over = redis.register_script(TAKE_OVER)
-        self._held: set[tuple[str, str]] = set()  # (model, entry) taken and not answered
+        self._held: set[tuple[str, str]] = set()  # (stream, entry) taken and not answered
 
-    def take(self, models: Iterable[str], max_asks: int, block_s: float = BLOCK_S) -> list[TakenAsk]:
-        """Up to `max_asks` new asks per model; [] if none came within `block_s`. Raises RedisError."""
-        by_stream = {keys.asks(model): model for model in models}
+    def take(self, models: Iterable[str], max_asks: int, block_s: float = BLOCK_S, length: AskLength = "short") -> list[TakenAsk]:
+        """Up to `max_asks` new asks of a length per model; [] if none came within `block_s`. Raises RedisError."""
+        by_stream = {keys.asks(model, length): model for model in models}
         streams: dict[Any, Any] = dict.fromkeys(by_stream, ">")
         if not streams:
             return []
@@ -53,7 +65,7 @@ class AskServer:
             found = cast(
                 Any,
                 self._redis.xreadgroup(
-                    keys.ASK_GROUP, self._worker_id, streams, count=max_asks, block=max(1, int(block_s * 1000))
+                    keys.ASK_GROUP, self.worker_id, streams, count=max_asks, block=max(1, int(block_s * 1000))
                 ),
             )
         except ResponseError as error:
@@ -67,51 +79,75 @@ class AskServer:
         taken: list[TakenAsk] = []
         for stream, entries in batches:
             flat = entries[0] if entries and isinstance(entries[0], list) else entries
-            taken += self._parse(by_stream[_text(stream)], flat)
+            taken += self._parse(by_stream[_text(stream)], length, flat)
         return taken
 
     def take_over(self, models: Iterable[str], is_alive: Callable[[str], bool]) -> list[TakenAsk]:
         """The asks of workers that died with them, and our own that a broken connection lost. Raises RedisError."""
         taken: list[TakenAsk] = []
-        for model in models:
-            stream = keys.asks(model)
+        for model, length in ((model, length) for model in models for length in MAX_BYTES_OF_LENGTH):
+            stream = keys.asks(model, length)
             try:
                 consumers = cast(Any, self._redis.xinfo_consumers(stream, keys.ASK_GROUP))
             except ResponseError:
                 continue  # no lane yet
             for consumer in consumers:
                 name = _text(consumer["name"])
-                if name == self._worker_id:
-                    taken += self._lost_in_reading(model)
+                if name == self.worker_id:
+                    taken += self._lost_in_reading(model, length)
                 elif not is_alive(name):
-                    entries = self._take_over(keys=[stream], args=[keys.ASK_GROUP, name, self._worker_id])
-                    taken += self._parse(model, cast(Any, entries))
+                    entries = self._take_over(keys=[stream], args=[keys.ASK_GROUP, name, self.worker_id])
+                    taken += self._parse(model, length, cast(Any, entries))
         return taken
+
+    def is_served(self, model: str) -> bool:
+        """Whether a live worker takes asks of the model. Raises RedisError."""
+        seconds, microseconds = cast(Any, self._redis.time())
+        return bool(self._redis.zcount(keys.able(model), seconds + microseconds / 1e6, "+inf"))
+
+    def has_asks(self, model: str) -> bool:
+        """Whether asks of the model wait, or are being run. Raises RedisError."""
+        return any(self._redis.xlen(keys.asks(model, length)) for length in MAX_BYTES_OF_LENGTH)
+
+    def take_what_is_there(self, model: str, max_asks: int) -> list[TakenAsk]:
+        """Asks of every length, of a model from whose streams nobody else here takes. Raises RedisError."""
+        return [ask for length in MAX_BYTES_OF_LENGTH for ask in self.take([model], max_asks, 0.001, length)]
 
     def answer(self, answers: Sequence[tuple[TakenAsk, Answer | UmekomiError]]) -> None:
         """Push the answers and take their asks out of the lane, each of them at once or not at all. Raises RedisError."""
-        pipeline = self._redis.pipeline(transaction=False)
+        calls = []
         for taken, answer in answers:
-            stream, size = keys.asks(taken.ask.model), keys.asks_bytes(taken.ask.model)
+            stream = keys.asks(taken.ask.model, taken.length)
+            stream_bytes = keys.asks_bytes(taken.ask.model, taken.length)
             # Even if Redis is away: then it still counts as ours there, and `take_over` finds it again.
-            self._held.discard((taken.ask.model, taken.entry))
+            self._held.discard((stream, taken.entry))
             encoded = encode_answer(taken.ask.id, answer)
-            args = (keys.ASK_GROUP, taken.entry, taken.size, encoded, ANSWERS_EXPIRE_S)
-            # EVAL, not EVALSHA: a pipeline would first ask whether the script is known, one more round trip.
-            pipeline.eval(ANSWER, 3, stream, size, taken.reply_to, *cast(Any, args))
-        pipeline.execute()
+            calls.append(
+                (stream, stream_bytes, taken.reply_to, keys.ASK_GROUP, taken.entry, taken.size, encoded, ANSWERS_EXPIRE_S)
+            )
+        run_script(self._redis, ANSWER, 3, calls)
 
-    def _lost_in_reading(self, model: str) -> list[TakenAsk]:
-        stream = keys.asks(model)
+    def give_back(self, asks: Sequence[TakenAsk]) -> None:
+        """Let other workers have these asks at once, as if they came just now; their askers hear of it. Raises RedisError."""
+        calls = []
+        for taken in asks:
+            stream = keys.asks(taken.ask.model, taken.length)
+            self._held.discard((stream, taken.entry))
+            told = encode_moved(taken.ask.id)
+            calls.append((stream, taken.reply_to, keys.ASK_GROUP, taken.entry, self.worker_id, told, ANSWERS_EXPIRE_S))
+        run_script(self._redis, GIVE_BACK, 2, calls)
+
+    def _lost_in_reading(self, model: str, length: AskLength) -> list[TakenAsk]:
+        stream = keys.asks(model, length)
         pending = self._redis.xpending_range(
-            stream, keys.ASK_GROUP, "-", "+", 1024, consumername=self._worker_id, idle=LOST_IN_READING_MS
+            stream, keys.ASK_GROUP, "-", "+", 1024, consumername=self.worker_id, idle=LOST_IN_READING_MS
         )
         entries = [_text(entry["message_id"]) for entry in cast(Any, pending)]
-        lost = [entry for entry in entries if (model, entry) not in self._held]
+        lost = [entry for entry in entries if (stream, entry) not in self._held]
         if not lost:
             return []
-        claimed = self._redis.xclaim(stream, keys.ASK_GROUP, self._worker_id, LOST_IN_READING_MS, cast(Any, lost))
-        return self._parse(model, cast(Any, claimed))
+        claimed = self._redis.xclaim(stream, keys.ASK_GROUP, self.worker_id, LOST_IN_READING_MS, cast(Any, lost))
+        return self._parse(model, length, cast(Any, claimed))
 
     def _make_groups(self, streams: Iterable[str]) -> None:
         for stream in streams:
@@ -121,8 +157,9 @@ class AskServer:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
 
-    def _parse(self, model: str, entries: Iterable[Any]) -> list[TakenAsk]:
+    def _parse(self, model: str, length: AskLength, entries: Iterable[Any]) -> list[TakenAsk]:
         taken = []
+        stream, stream_bytes = keys.asks(model, length), keys.asks_bytes(model, length)
         for entry, found in entries:
             if not found:
                 continue  # answered by another worker in the meantime
@@ -134,11 +171,10 @@ class AskServer:
             except (ValueError, TypeError) as error:
                 # Left in the lane it would stop every worker in turn.
                 logger.error("unreadable ask dropped", model=model, error=str(error))
-                stream, size = keys.asks(model), keys.asks_bytes(model)
-                self._redis.eval(LEAVE, 2, stream, size, keys.ASK_GROUP, _text(entry), _text(values["size"]))
+                self._redis.eval(LEAVE, 2, stream, stream_bytes, keys.ASK_GROUP, _text(entry), _text(values["size"]))
                 continue
-            taken.append(TakenAsk(ask, _text(entry), _text(values["to"]), int(values["size"]), time.monotonic()))
-            self._held.add((model, _text(entry)))
+            taken.append(TakenAsk(ask, length, _text(entry), _text(values["to"]), int(values["size"]), time.monotonic()))
+            self._held.add((stream, _text(entry)))
         return taken
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from redis.exceptions import RedisError
 
+from shared import metrics
 from shared.errors import NotFound
 from shared.jobs.job import Done, Job, JobView, Marks, add_up
 from shared.jobs.jobs import Jobs
@@ -19,6 +20,11 @@ logger = get_logger(__name__)
 
 def finish(jobs: Jobs, job: Job) -> bool:
     """End the job if every shard is committed. Redis may only say that it is worth a look; storage decides."""
+    try:
+        if jobs.index.is_unfinished(job.id):
+            return False  # so it is after most shards, and said in a few bytes
+    except RedisError:
+        pass
     try:
         view = jobs.view(job.id)
     except NotFound:
@@ -75,6 +81,7 @@ def end(jobs: Jobs, view: JobView, done: Done) -> bool:
     if not jobs.store.exists(view.job.id):
         return False
     done = jobs.store.mark_done(view.job, done)
+    metrics.JOBS_FINISHED.inc(1, done.status)
     logger.info("job finished", job=view.job.id, status=done.status, rows=done.counts.total, failed=done.counts.failed)
     marks = Marks(cancelled_at=view.marks.cancelled_at, paused_at=None, done=done)
     try:

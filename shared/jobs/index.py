@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import orjson
 from redis import Redis
 from redis.client import PubSub
 
-from shared import keys
+from shared import keys, metrics
+from shared.jobs.backlog import Backlog, UnfinishedJob, add_up_backlog, estimated_tokens
 from shared.jobs.dispatch import RunningJob
-from shared.jobs.job import FINALIZE, PREPARE, Delivery, Done, Job, JobView, Kind, Marks
+from shared.jobs.job import FINALIZE, PREPARE, Delivery, Done, Job, JobView, Kind, Marks, Priority, Status
 from shared.records import ShardCounts
+from shared.scripts import run_script
 from shared.webhooks import next_try_at
 
 # Set in a job's shards hash once all that storage knows is in it: a hash that a wipe left half-full is told by its absence.
@@ -21,6 +25,83 @@ WHOLE = b"whole"
 # Per-shard counts vanish so long after the last change: the totals of a finished job stand in done.json, those of a running
 # one in storage, and a late commit to a deleted job leaves nothing for ever.
 SHARDS_EXPIRE_S = 86_400
+
+
+# A job of which nothing is committed has begun if a worker holds one of its first shards: they are dealt in order.
+FIRST_SHARDS = 32
+
+# KEYS: job, shards. ARGV: number of shards, most. -> the first shards that are not committed; nil if Redis does not know them.
+# All below `low` are committed, so a look costs what is in flight and not what is done.
+PENDING = """
+if redis.call('HEXISTS', KEYS[2], 'whole') == 0 or redis.call('HEXISTS', KEYS[1], 'deal') == 0 then return nil end
+local total, most = tonumber(ARGV[1]), tonumber(ARGV[2])
+local low = tonumber(redis.call('HGET', KEYS[1], 'low') or '0')
+local first, pending = total, {}
+for shard = low, total - 1 do
+    if #pending >= most then break end
+    if redis.call('HEXISTS', KEYS[2], shard) == 0 then
+        pending[#pending + 1] = shard
+        if shard < first then first = shard end
+    end
+end
+if most > 0 and first > low then redis.call('HSET', KEYS[1], 'low', first) end
+return pending
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Dealing:
+    """What the dealer must know of a job, apart from the manifest, which names every shard."""
+
+    model: str
+    priority: Priority
+    created_at: float
+    is_batch: bool
+    is_prepared: bool
+    shards: int
+    expires_at: float  # of a batch, unix seconds; 0: never
+    tokens: int = 0  # estimated, of the whole job
+    owner: str = ""
+    rows: int = 0
+
+    @classmethod
+    def of(cls, job: Job) -> _Dealing:
+        return cls(
+            model=job.model,
+            priority=job.priority,
+            created_at=job.created_at,
+            is_batch=job.kind == "batch",
+            is_prepared=job.is_prepared,
+            shards=len(job.shards),
+            expires_at=float((job.batch or {}).get("expires_at", 0)),
+            tokens=estimated_tokens(job),
+            owner=job.owner,
+            rows=job.rows,
+        )
+
+    def step(self, committed: int, is_cancelled: bool, now: float) -> int | None:
+        """The step that is due instead of shards; None if it is shards. See JobView.is_to_finalize."""
+        is_over = (self.is_prepared and committed >= self.shards) or 0 < self.expires_at <= now
+        if self.is_batch and (is_cancelled or is_over):
+            return FINALIZE
+        return None if self.is_prepared else PREPARE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a job stands that is not finished, in so few words that a look at hundreds is cheap."""
+
+    id: str
+    owner: str
+    model: str
+    kind: Kind
+    priority: Priority
+    status: Status
+    created_at: float  # unix seconds
+    rows: int
+    shards: int
+    committed: int  # shards
+    in_flight: int  # shards sent to workers, or run by them
 
 
 class JobIndex:
@@ -35,7 +116,8 @@ class JobIndex:
         """Everything about a job, as storage tells it, and a place in the lists; its model is dealt for anew."""
         job = view.job
         pipeline = self._redis.pipeline(transaction=True)
-        fields: dict[Any, Any] = {"job": job.model_dump_json()} | _mark_fields(view.marks)
+        fields: dict[Any, Any] = {"job": job.model_dump_json(), "deal": orjson.dumps(asdict(_Dealing.of(job)))}
+        fields |= _mark_fields(view.marks)
         if view.delivery.attempts:
             fields["delivery"] = view.delivery.model_dump_json()
         pipeline.delete(keys.job(job.id))
@@ -62,7 +144,25 @@ class JobIndex:
         pipeline.hgetall(keys.job(job_id))
         pipeline.hgetall(keys.shards(job_id))
         fields, shards = pipeline.execute()
-        return _view(fields, shards)
+        return self._with_started([_view(fields, shards)])[0]
+
+    def glance(self, job_id: str) -> JobView | None:
+        """As `view`, but without the counts of the shards, which are many; of a batch, which is small, with them."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hgetall(keys.job(job_id))
+        pipeline.hmget(keys.shards(job_id), [WHOLE])
+        fields, (whole,) = pipeline.execute()
+        view = _view(fields, {} if whole is None else {WHOLE: whole})
+        return self.view(job_id) if view is not None and view.job.kind == "batch" else view
+
+    def is_unfinished(self, job_id: str) -> bool:
+        """Whether shards of the job are surely yet to be committed, as far as Redis knows."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hget(keys.job(job_id), "deal")
+        pipeline.hexists(keys.shards(job_id), cast(Any, WHOLE))
+        pipeline.hlen(keys.shards(job_id))
+        said, is_whole, fields = pipeline.execute()
+        return said is not None and is_whole and fields - 1 < _Dealing(**orjson.loads(said)).shards
 
     def mark(self, job: Job, marks: Marks) -> None:
         """New marks of a job: it stops or goes on."""
@@ -111,6 +211,21 @@ class JobIndex:
         """Jobs that are not finished, oldest first."""
         return [raw.decode() for raw in cast(Any, self._redis.zrange(keys.JOBS_RUNNING, 0, -1))]
 
+    def standings(self, job_ids: Sequence[str]) -> list[Standing]:
+        """How these jobs stand, those that Redis knows whole and that are not finished; a look costs nothing per shard done."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.hmget(keys.job(job_id), "deal", "cancelled_at", "paused_at", "done")
+            pipeline.hlen(keys.shards(job_id))
+        found = pipeline.execute()
+        known = []
+        for job_id, (said, *marks), fields in zip(job_ids, found[::2], found[1::2], strict=True):
+            if said is not None and marks[2] is None:
+                known.append((job_id, _Dealing(**orjson.loads(said)), marks, max(0, fields - 1)))
+        models = sorted({dealing.model for _, dealing, _, _ in known})
+        flying = Counter(job_id for model in models for job_id, _ in self.in_flight(model))
+        return [_standing(job_id, dealing, marks, committed, flying[job_id]) for job_id, dealing, marks, committed in known]
+
     def newest_of(self, owner: str, after: str | None, limit: int, kind: Kind = "job") -> list[str]:
         """An owner's jobs or batches, newest first, those after the one `after`."""
         key = _list_of(owner, kind)
@@ -129,7 +244,18 @@ class JobIndex:
             pipeline.hgetall(keys.job(job_id))
             pipeline.hgetall(keys.shards(job_id))
         found = pipeline.execute()
-        return [_view(found[i], found[i + 1]) for i in range(0, len(found), 2)]
+        return self._with_started([_view(found[i], found[i + 1]) for i in range(0, len(found), 2)])
+
+    def _with_started(self, views: list[JobView | None]) -> list[JobView | None]:
+        """Of those that wait: whether their first shards are being run."""
+        waiting = {number: view for number, view in enumerate(views) if view is not None and view.status == "queued"}
+        pipeline = self._redis.pipeline(transaction=False)
+        for view in waiting.values():
+            shards = range(max(1, min(len(view.job.shards), FIRST_SHARDS)))
+            pipeline.mget([keys.lease(view.job.id, shard) for shard in shards])
+        for (number, view), holders in zip(waiting.items(), pipeline.execute() if waiting else (), strict=True):
+            views[number] = replace(view, is_started=any(holders))
+        return views
 
     # Shards
 
@@ -150,7 +276,12 @@ class JobIndex:
         """Whether this worker may run the shard now; nobody else may, until `lease_s` after the last renewal."""
         if not self._redis.set(keys.lease(job_id, shard), worker_id, nx=True, px=int(lease_s * 1000)):
             return False
-        self._redis.zadd(keys.in_flight(model), {f"{job_id}/{shard}": time.time() + lease_s})
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.zadd(keys.in_flight(model), {f"{job_id}/{shard}": time.time() + lease_s})
+        pipeline.hlen(keys.shards(job_id))
+        _, fields = pipeline.execute()
+        if fields <= 1:  # nothing is committed yet: who watches the job sees that it begins
+            self._redis.publish(keys.EVENTS, job_id)
         return True
 
     def renew(self, leases: Iterable[tuple[str, str, int]], worker_id: str, lease_s: float) -> None:
@@ -183,7 +314,17 @@ class JobIndex:
     def uncommitted(self, job_id: str, shards: Iterable[int]) -> None:
         """These shards turned out not to lie in storage."""
         if names := [str(shard) for shard in shards]:
-            self._redis.hdel(keys.shards(job_id), *names)
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.hdel(keys.shards(job_id), *names)
+            pipeline.hdel(keys.job(job_id), "low")
+            pipeline.execute()
+
+    def leased(self, job_id: str, shards: Sequence[int]) -> set[int]:
+        """Those of the shards that a worker runs now."""
+        if not shards:
+            return set()
+        held = cast(Any, self._redis.mget([keys.lease(job_id, shard) for shard in shards]))
+        return {shard for shard, worker_id in zip(shards, held, strict=True) if worker_id is not None}
 
     def in_flight(self, model: str) -> set[tuple[str, int]]:
         """Shards sent and not lost yet; lost ones are taken off."""
@@ -191,27 +332,52 @@ class JobIndex:
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.zremrangebyscore(key, "-inf", time.time())
         pipeline.zrange(key, 0, -1)
-        members = pipeline.execute()[1]
+        lost, members = pipeline.execute()
+        if lost:
+            metrics.SHARDS_LOST.inc(lost, model)
         return {(job_id, int(shard)) for job_id, _, shard in (raw.decode().rpartition("/") for raw in members)}
 
-    def for_dealing(self, views: Sequence[JobView], in_flight: set[tuple[str, int]], most: int) -> list[RunningJob]:
-        """Running jobs as the dealer wants them, each with its first `most` pending shards."""
-        if not views:
+    def for_dealing(self, job_ids: Sequence[str], model: str, in_flight: set[tuple[str, int]], most: int) -> list[RunningJob]:
+        """Those of the jobs that may be dealt for this model, each with its first `most` pending steps.
+
+        What it reads does not grow with what is committed: a job of thousands of shards is dealt for after each of them.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.hmget(keys.job(job_id), "deal", "cancelled_at", "paused_at", "done")
+            pipeline.hmget(keys.shards(job_id), [WHOLE])
+            pipeline.hlen(keys.shards(job_id))
+        found, now = pipeline.execute(), time.time()
+        pending: dict[str, list[int]] = {}
+        dealings: dict[str, _Dealing] = {}
+        for number, job_id in enumerate(job_ids):
+            (said, cancelled_at, paused_at, done), (whole,), fields = found[3 * number : 3 * number + 3]
+            if said is None or whole is None or paused_at is not None or done is not None:
+                continue
+            dealing = _Dealing(**orjson.loads(said))
+            if dealing.model != model or (cancelled_at is not None and not dealing.is_batch):
+                continue
+            dealings[job_id] = dealing
+            if (step := dealing.step(fields - 1, cancelled_at is not None, now)) is not None:
+                pending[job_id] = [step]
+        flying = Counter(job_id for job_id, _ in in_flight)
+        asked = [job_id for job_id in dealings if job_id not in pending]
+        calls = [(keys.job(job_id), keys.shards(job_id), dealings[job_id].shards, most + flying[job_id]) for job_id in asked]
+        for job_id, shards in zip(asked, run_script(self._redis, PENDING, 2, calls) if calls else (), strict=True):
+            pending[job_id] = shards or []
+        if not dealings:
             return []
-        positions = cast(Any, self._redis.zmscore(keys.PASSES, [view.job.id for view in views]))
-        jobs = []
-        for view, position in zip(views, positions, strict=True):
-            pending = _pending(view, in_flight, most)
-            jobs.append(
-                RunningJob(
-                    id=view.job.id,
-                    priority=view.job.priority,
-                    created_at=view.job.created_at,
-                    position=position,
-                    pending=pending,
-                )
+        positions = cast(Any, self._redis.zmscore(keys.PASSES, list(dealings)))
+        return [
+            RunningJob(
+                id=job_id,
+                priority=dealing.priority,
+                created_at=dealing.created_at,
+                position=position,
+                pending=[step for step in pending[job_id] if (job_id, step) not in in_flight][:most],
             )
-        return jobs
+            for (job_id, dealing), position in zip(dealings.items(), positions, strict=True)
+        ]
 
     # The end of a job, and after it
 
@@ -253,6 +419,38 @@ class JobIndex:
         """Whoever waits for changes looks up, though nothing changed."""
         self._redis.publish(keys.EVENTS, b"")
 
+    def backlog(self) -> Backlog:
+        """What is left of all jobs together. What it reads grows with the jobs, not with their shards."""
+        ids, now = self.running(), time.time()
+        pipeline = self._redis.pipeline(transaction=False)
+        for job_id in ids:
+            pipeline.hmget(keys.job(job_id), "deal", "cancelled_at", "paused_at", "done")
+            pipeline.hlen(keys.shards(job_id))
+        found = pipeline.execute()
+        jobs = []
+        for number, job_id in enumerate(ids):
+            (said, cancelled_at, paused_at, done), fields = found[2 * number : 2 * number + 2]
+            if said is not None and cancelled_at is None and done is None:
+                dealing = _Dealing(**orjson.loads(said))
+                jobs.append((job_id, dealing, paused_at is not None, max(0, fields - 1)))
+        models = {dealing.model for _, dealing, _, _ in jobs}
+        pipeline = self._redis.pipeline(transaction=False)
+        for model in models:
+            pipeline.zrangebyscore(keys.in_flight(model), now, "+inf")
+        flying = Counter(raw.decode().rpartition("/")[0] for members in pipeline.execute() for raw in members)
+        return add_up_backlog(
+            UnfinishedJob(
+                created_at=dealing.created_at,
+                is_paused=is_paused,
+                is_prepared=dealing.is_prepared,
+                shards=dealing.shards,
+                committed=min(committed, dealing.shards),
+                in_flight=flying[job_id],
+                tokens=dealing.tokens,
+            )
+            for job_id, dealing, is_paused, committed in jobs
+        )
+
     # The leader's own
 
     def wait_for_deal(self, timeout_s: float) -> set[str]:
@@ -287,29 +485,35 @@ class JobIndex:
         self._redis.set(keys.INDEX, str(time.time()))
 
 
-def _pending(view: JobView, in_flight: set[tuple[str, int]], most: int) -> list[int]:
-    job = view.job
-    if view.is_to_finalize(time.time()):
-        steps: Iterable[int] = (FINALIZE,)
-    elif not job.is_prepared:
-        steps = (PREPARE,)
-    else:
-        steps = range(len(job.shards))
-    pending: list[int] = []
-    for step in steps:
-        if len(pending) == most:
-            break
-        if step not in view.committed and (job.id, step) not in in_flight:
-            pending.append(step)
-    return pending
-
-
 def _plan_webhook(pipeline: Any, view: JobView) -> None:
     at = next_try_at(view)
     if at is not None:
         pipeline.zadd(keys.WEBHOOKS, {view.job.id: at})
     elif view.job.webhook_url is not None:
         pipeline.zrem(keys.WEBHOOKS, view.job.id)
+
+
+def _standing(job_id: str, dealing: _Dealing, marks: Sequence[Any], committed: int, in_flight: int) -> Standing:
+    status: Status = "in_progress" if committed or in_flight else "queued"
+    if marks[0] is not None:
+        status = "cancelled"
+    elif marks[1] is not None:
+        status = "paused"
+    elif not dealing.is_prepared:
+        status = "validating"
+    return Standing(
+        id=job_id,
+        owner=dealing.owner,
+        model=dealing.model,
+        kind="batch" if dealing.is_batch else "job",
+        priority=dealing.priority,
+        status=status,
+        created_at=dealing.created_at,
+        rows=dealing.rows,
+        shards=dealing.shards,
+        committed=min(committed, dealing.shards),
+        in_flight=in_flight,
+    )
 
 
 def _list_of(owner: str, kind: Kind) -> str:
@@ -328,7 +532,7 @@ def _mark_fields(marks: Marks) -> dict[str, Any]:
 
 
 def _view(fields: Mapping[bytes, bytes], shards: Mapping[bytes, bytes]) -> JobView | None:
-    if b"job" not in fields or (b"done" not in fields and WHOLE not in shards):
+    if b"job" not in fields or b"deal" not in fields or (b"done" not in fields and WHOLE not in shards):
         return None
     marks = Marks(
         cancelled_at=float(fields[b"cancelled_at"]) if b"cancelled_at" in fields else None,

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from shared.prompts import InputType
 from shared.records import ShardCounts
 
 Priority = Literal["high", "normal", "low"]
@@ -41,7 +42,7 @@ class JobParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     dimensions: int | None = None
-    input_type: Literal["query", "document"] | None = None
+    input_type: InputType | None = None
     prompt_name: str | None = None
     truncate: Literal["end", "error"] | None = None
 
@@ -92,6 +93,8 @@ class Job(BaseModel):
     webhook_url: str | None = None
     batch: dict[str, str | int] | None = None  # of a batch: what OpenAI's object says beyond a job
     idempotency_key: str | None = None  # digest of the caller's key
+    input_bytes: int = 0  # of the submitted body; 0 if the input is a file or a URL
+    traceparent: str | None = None  # the span that submitted it
     input_digest: str | None = None  # SHA-256 of the submitted body and its parameters
 
     @property

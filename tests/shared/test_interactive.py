@@ -139,16 +139,18 @@ def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
     server.kill()
 
 
-def take_all(server: AskServer, count: int, *models: str) -> list[TakenAsk]:
+def take_all(server: AskServer, count: int, *models: str, length: keys.AskLength = "short") -> list[TakenAsk]:
     taken: list[TakenAsk] = []
-    wait_until(lambda: taken.extend(server.take(models or (MODEL,), 64, block_s=0.2)) or len(taken) >= count)  # type: ignore[func-returns-value]
+    wait_until(
+        lambda: taken.extend(server.take(models or (MODEL,), 64, block_s=0.2, length=length)) or len(taken) >= count  # type: ignore[func-returns-value]
+    )
     return taken
 
 
-def assert_lane_empty(redis: Redis, model: str = MODEL) -> None:
-    assert redis.xlen(keys.asks(model)) == 0
-    assert int(redis.get(keys.asks_bytes(model)) or 0) == 0  # type: ignore[arg-type]
-    assert redis.xpending(keys.asks(model), keys.ASK_GROUP)["pending"] == 0  # type: ignore[index]
+def assert_lane_empty(redis: Redis, model: str = MODEL, length: keys.AskLength = "short") -> None:
+    assert redis.xlen(keys.asks(model, length)) == 0
+    assert int(redis.get(keys.asks_bytes(model, length)) or 0) == 0  # type: ignore[arg-type]
+    assert redis.xpending(keys.asks(model, length), keys.ASK_GROUP)["pending"] == 0  # type: ignore[index]
 
 
 # The wire
@@ -342,15 +344,51 @@ def test_the_bytes_that_wait_are_bounded_but_one_large_ask_alone_enters(
     announce(redis, "w")
     client = make_client(max_waiting_bytes=2**16)
     large = threads.submit(client.ask, make_ask("x" * 2**17))
-    wait_until(lambda: redis.xlen(keys.asks(MODEL)) == 1)
+    wait_until(lambda: redis.xlen(keys.asks(MODEL, "long")) == 1)
 
     with pytest.raises(LaneFull):
-        client.ask(make_ask())
+        client.ask(make_ask("y" * 2**17))
 
     server = AskServer(redis, "w")
-    (taken,) = take_all(server, 1)
+    (taken,) = take_all(server, 1, length="long")
     server.answer([(taken, answer_of(taken.ask))])
     large.result(20)
+    assert_lane_empty(redis, length="long")
+
+
+def test_long_asks_neither_stand_before_short_ones_nor_take_their_room(
+    redis: Redis, make_client: Callable[..., AskClient], threads: ThreadPoolExecutor
+) -> None:
+    announce(redis, "w")
+    client = make_client(max_waiting=2)
+    texts = ["x" * 2**17, "y" * 2**17, "z" * 2**13, "a question"]
+    asked = [threads.submit(client.ask, make_ask(text)) for text in texts]
+    lengths: list[tuple[keys.AskLength, int]] = [("long", 2), ("medium", 1), ("short", 1)]
+    wait_until(lambda: [redis.xlen(keys.asks(MODEL, length)) for length, _ in lengths] == [2, 1, 1])
+
+    server = AskServer(redis, "w")
+    for length, count in reversed(lengths):
+        taken = take_all(server, count, length=length)
+        server.answer([(one, answer_of(one.ask)) for one in taken])
+    for future in asked:
+        future.result(20)
+    for length, _ in lengths:
+        assert_lane_empty(redis, length=length)
+
+
+def test_a_script_that_redis_forgot_is_given_to_it_again(
+    redis: Redis, make_client: Callable[..., AskClient], threads: ThreadPoolExecutor
+) -> None:
+    announce(redis, "w")
+    client, server = make_client(), AskServer(redis, "w")
+    for count in (1, 3):
+        redis.script_flush()
+        asked = [threads.submit(client.ask, make_ask(f"{number}")) for number in range(count)]
+        taken = take_all(server, count)
+        redis.script_flush()
+        server.answer([(one, answer_of(one.ask)) for one in taken])
+        for future in asked:
+            future.result(20)
     assert_lane_empty(redis)
 
 
@@ -447,6 +485,46 @@ def test_an_ask_of_a_dead_worker_is_answered_by_another(
 
         assert len(worker.answered) == 5
         wait_until(lambda: [c["name"] for c in redis.xinfo_consumers(keys.asks(MODEL), "workers")] == [worker.id.encode()])  # type: ignore[union-attr]
+    assert_lane_empty(redis)
+
+
+def test_an_ask_that_is_given_back_is_another_workers_at_once_and_is_known_by_its_new_place(
+    redis: Redis, make_client: Callable[..., AskClient], threads: ThreadPoolExecutor
+) -> None:
+    announce(redis, "stopping")
+    client, stopping, other = make_client(), AskServer(redis, "stopping"), AskServer(redis, "other")
+    waiting = threads.submit(client.ask, make_ask("a text"))
+    (taken,) = take_all(stopping, 1)
+
+    stopping.give_back([taken])
+    stopping.give_back([taken])  # as after a broken connection: nothing more happens
+
+    (again,) = take_all(other, 1)
+    assert again.ask == taken.ask
+    assert redis.xlen(keys.asks(MODEL)) == 1
+    # It is not taken for lost: the client looks for it where it is.
+    time.sleep(3 * 0.3)
+    assert redis.xlen(keys.asks(MODEL)) == 1
+    other.answer([(again, answer_of(again.ask))])
+    waiting.result(20)
+    assert_lane_empty(redis)
+
+
+def test_what_was_answered_or_taken_over_cannot_be_given_back(
+    redis: Redis, make_client: Callable[..., AskClient], threads: ThreadPoolExecutor
+) -> None:
+    announce(redis, "stopping")
+    client, stopping, other = make_client(), AskServer(redis, "stopping"), AskServer(redis, "other")
+    waiting = threads.submit(client.ask, make_ask())
+    (taken,) = take_all(stopping, 1)
+    (theirs,) = other.take_over([MODEL], lambda _: False)
+
+    stopping.give_back([taken])
+    assert redis.xpending(keys.asks(MODEL), "workers")["consumers"] == [{"name": b"other", "pending": 1}]  # type: ignore[index]
+
+    other.answer([(theirs, answer_of(theirs.ask))])
+    other.give_back([theirs])
+    waiting.result(20)
     assert_lane_empty(redis)
 
 

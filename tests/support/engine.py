@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from shared.presence import ModelPresence
 from worker.engine import Embedded, EmbedRequest
+from worker.work import Withdrawn
 
 DIMENSIONS = 4
 
@@ -49,10 +50,12 @@ class EngineDouble:
     """Answers at once; with `hold` set, when `release` is called."""
 
     device = "cpu"
+    ample_tokens = 2**14
 
     def __init__(self, models: Sequence[str] = ("m",)) -> None:
         self.requests: list[EmbedRequest] = []
         self.hold = False
+        self.longest: tuple[str, float] | None = None
         self.answer: Callable[[EmbedRequest], Embedded] = embedded
         self.states = dict.fromkeys(models, ModelPresence(state="ready", dimensions=DIMENSIONS, max_tokens=512))
         self.identities: dict[str, str | None] = dict.fromkeys(models, "the first one")
@@ -65,6 +68,13 @@ class EngineDouble:
         if not self.hold:
             self.release()
         return future
+
+    def withdraw(self, models: Collection[str]) -> None:
+        """As the engine does with what it has not begun: here that is all that is held."""
+        for request, future in self._held:
+            if request.model.name in models:
+                future.set_exception(Withdrawn("stopping"))
+        self._held = [(request, future) for request, future in self._held if request.model.name not in models]
 
     def release(self) -> None:
         """Answer what is held."""
@@ -86,8 +96,8 @@ class EngineDouble:
     def waiting_tokens(self) -> dict[str, int]:
         return {"interactive": 0, "bulk": len(self._held)}
 
-    def wait_for_room(self, timeout_s: float) -> bool:
-        return True
+    def longest_batch(self) -> tuple[str, float] | None:
+        return self.longest
 
     def is_stuck(self, after_s: float) -> bool:
         return False

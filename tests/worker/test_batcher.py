@@ -12,23 +12,24 @@ from hypothesis import strategies as st
 
 from worker.backends import TokenizedText
 from worker.batcher import (
-    INTERACTIVE_BATCHES_PER_BULK,
     PADDING_TOKENS,
     PRESENT_S,
+    UNMEASURED_TOKENS,
     Batch,
     Batcher,
-    Lane,
+    Line,
     Row,
 )
 
 BUDGET = 256
+SHARE = 0.2
 
 
 @dataclass(eq=False)
 class Ask:
     """A request as the batcher sees it."""
 
-    lane: Lane = "interactive"
+    line: Line = "short"
     model: str = "m"
     due: float = 0.0
     deadline: float | None = None
@@ -39,7 +40,7 @@ def rows_of(request: Ask, *lengths: int) -> list[Row[Ask]]:
 
 
 def batcher(*requests: list[Row[Ask]], now: float = 0.0, max_batch_tokens: int = BUDGET) -> Batcher[Ask]:
-    made: Batcher[Ask] = Batcher(max_batch_tokens=max_batch_tokens, batch_target_s=0.1)
+    made: Batcher[Ask] = Batcher(max_batch_tokens=max_batch_tokens, batch_target_s=0.1, bulk_share=SHARE)
     for rows in requests:
         made.add(rows, now)
     return made
@@ -61,7 +62,7 @@ REQUESTS = st.lists(
     st.tuples(
         st.builds(
             Ask,
-            lane=st.sampled_from(["interactive", "bulk"]),
+            line=st.sampled_from(["short", "long", "bulk"]),
             model=st.sampled_from(["m", "n"]),
             due=st.floats(0, 100),
             deadline=st.none(),
@@ -89,7 +90,8 @@ def test_every_row_goes_exactly_once_within_the_budget(requests: list[tuple[Ask,
     assert {id(row) for row in gone} == {id(row) for row in waiting}
     for batch in batches:
         assert batch.padded_tokens <= BUDGET or len(batch.rows) == 1
-        assert {(row.request.model, row.request.lane) for row in batch.rows} == {(batch.model, batch.lane)}
+        assert batch.padded_tokens <= batch.budget or len(batch.rows) == 1
+        assert {(row.request.model, row.request.line) for row in batch.rows} == {(batch.model, batch.line)}
         longest, shortest = max(row.tokens for row in batch.rows), min(row.tokens for row in batch.rows)
         assert longest - shortest <= max(longest // 4, PADDING_TOKENS)
     assert len(made) == made.waiting_tokens("interactive") == made.waiting_tokens("bulk") == 0
@@ -98,34 +100,62 @@ def test_every_row_goes_exactly_once_within_the_budget(requests: list[tuple[Ask,
 
 @given(REQUESTS)
 @settings(deadline=None)
-def test_bulk_never_goes_before_waiting_interactive_rows_but_for_its_floor_share(requests: list[tuple[Ask, list[int]]]) -> None:
+def test_bulk_never_goes_before_waiting_asks_but_for_its_floor_share(requests: list[tuple[Ask, list[int]]]) -> None:
     made = batcher(*(rows_of(request, *lengths) for request, lengths in requests))
 
-    interactive_in_a_row = 0
+    spent = {"asks": 0, "bulk": 0}
     while True:
         asks_wait, bulk_waits = made.waiting_tokens("interactive") > 0, made.waiting_tokens("bulk") > 0
         batch = made.next_batch(0.0)
         if batch is None:
             break
-        if batch.lane == "bulk":
-            assert not asks_wait or interactive_in_a_row >= INTERACTIVE_BATCHES_PER_BULK
-            interactive_in_a_row = 0
-        else:
-            assert not bulk_waits or interactive_in_a_row < INTERACTIVE_BATCHES_PER_BULK
-            interactive_in_a_row += 1
+        if asks_wait and bulk_waits:
+            spent["bulk" if batch.line == "bulk" else "asks"] += batch.padded_tokens
+            # A turn is given when it was earned, not before; and one is earned by the time that all asks before it took.
+            assert spent["bulk"] <= SHARE / (1 - SHARE) * spent["asks"] + 1e-6
+        elif asks_wait:
+            assert batch.line != "bulk"
 
 
-def test_bulk_does_not_starve_while_questions_never_cease() -> None:
-    made = batcher(rows_of(Ask("bulk"), *[10] * 1000))
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=30), st.lists(st.integers(1, 300), min_size=30, max_size=60))
+@settings(deadline=None)
+def test_bulk_never_starves_while_questions_never_cease(lengths: list[int], of_bulk: list[int]) -> None:
+    made = batcher(rows_of(Ask("bulk"), *of_bulk))
 
-    lanes = []
+    asks = bulk = 0
+    for length in lengths * 50:
+        made.add(rows_of(Ask(), length), 0.0)
+        while (batch := made.next_batch(0.0)) is not None and batch.line == "bulk":
+            bulk += batch.padded_tokens
+        if batch is None or made.waiting_tokens("bulk") == 0:
+            break
+        asks += batch.padded_tokens
+        # At most what one batch costs is owed.
+        assert bulk >= SHARE / (1 - SHARE) * asks - max(UNMEASURED_TOKENS, 300) - SHARE * 300
+
+
+@given(REQUESTS)
+@settings(deadline=None)
+def test_among_asks_the_first_due_gives_the_batch(requests: list[tuple[Ask, list[int]]]) -> None:
+    made = batcher(*(rows_of(request, *lengths) for request, lengths in requests))
+    waiting = {request: len(lengths) for request, lengths in requests if request.line != "bulk"}
+
+    while (batch := made.next_batch(0.0)) is not None:
+        if batch.line != "bulk":
+            assert min(request.due for request, rows in waiting.items() if rows) == batch.rows[0].request.due
+            for row in batch.rows:
+                waiting[row.request] -= 1
+
+
+def test_a_bulk_turn_that_nobody_needed_is_not_saved_up() -> None:
+    made = batcher()
     for _ in range(100):
-        made.add(rows_of(Ask(), 10), 0.0)
-        batch = made.next_batch(0.0)
-        assert batch is not None
-        lanes.append(batch.lane)
+        made.add(rows_of(Ask(), 100), 0.0)
+        made.next_batch(0.0)
 
-    assert lanes.count("bulk") == 100 // (INTERACTIVE_BATCHES_PER_BULK + 1)
+    made.add([*rows_of(Ask("bulk"), 10), *rows_of(Ask(), 10)], 0.0)
+
+    assert [batch.line for batch in drain(made)] == ["short", "bulk"]
 
 
 @given(REQUESTS, st.data())
@@ -195,13 +225,45 @@ def test_requests_whose_deadline_passed_are_told_once_and_their_rows_are_out() -
 def test_bulk_batches_last_about_the_target_while_somebody_interactive_is_present() -> None:
     made = batcher(rows_of(Ask("bulk"), *[10] * 100), max_batch_tokens=500)
     made.measured("m", tokens=1000, seconds=1.0)
-    made.add(rows_of(Ask(), 10), now=100.0)
+    assert made.budget("m", "bulk", 100.0) == 500
+    made.add(rows_of(Ask("long"), 10), now=100.0)
     assert made.next_batch(100.0) is not None
 
     assert made.budget("m", "bulk", 100.0) == 100
     assert lengths_of(made.next_batch(100.0)) == [10] * 10
     assert made.budget("m", "bulk", 100.0 + PRESENT_S) == 500
-    assert made.budget("m", "interactive", 100.0) == 500
+
+
+def test_batches_of_long_asks_are_bounded_while_short_ones_come_and_those_of_short_ones_always() -> None:
+    made = batcher(rows_of(Ask("long"), *[10] * 100), max_batch_tokens=500)
+    made.measured("m", tokens=1000, seconds=1.0)
+
+    assert made.budget("m", "long", 0.0) == 500
+    assert made.budget("m", "short", 0.0) == 100
+    made.add(rows_of(Ask(), 10), now=100.0)
+    assert made.budget("m", "long", 100.0) == 100
+    assert made.budget("m", "long", 100.0 + PRESENT_S) == 500
+
+
+def test_nobody_waits_for_the_rows_of_a_line_behind_his() -> None:
+    made = batcher(rows_of(Ask("long", due=2.0), *[10] * 20), rows_of(Ask("short", due=1.0), 10), rows_of(Ask("bulk"), 10))
+
+    assert [batch.line for batch in drain(made)] == ["short", "long", "bulk"]
+
+
+def test_a_long_ask_that_is_due_goes_before_a_short_one() -> None:
+    made = batcher(rows_of(Ask("long", due=1.0), 10), rows_of(Ask("short", due=2.0), 10))
+
+    assert [batch.line for batch in drain(made)] == ["long", "short"]
+
+
+def test_a_batch_that_says_little_of_the_speed_is_told_from_one_that_says_much() -> None:
+    made = batcher(rows_of(Ask(), 10), max_batch_tokens=500)
+    assert not made.next_batch(0.0).tells_the_pace  # type: ignore[union-attr]
+    made.add(rows_of(Ask(), *[10] * 40), 0.0)
+    assert made.next_batch(0.0).tells_the_pace  # type: ignore[union-attr]
+    made.add(rows_of(Ask("bulk"), 10), 0.0)
+    assert made.next_batch(0.0).tells_the_pace  # type: ignore[union-attr]
 
 
 def test_a_bulk_batch_has_at_least_one_row_however_slow_the_model() -> None:

@@ -18,14 +18,17 @@ from shared.errors import (
     DeadlinePassed,
     EngineFailed,
     InvalidParameter,
+    ModelNotFound,
     ModelNotReady,
     Unavailable,
 )
 from shared.models import BUNDLED, BatchLimits, ModelConfig, ModelRegistry, ModelSource, Parameters
 from shared.settings import Settings
+from tests.support.waiting import wait_until
 from worker.backends import Backend, LoadOptions, TokenizedText, load_backend
 from worker.backends.fake import FakeBackend
 from worker.engine import Embedded, EmbedRequest, Engine
+from worker.work import Withdrawn
 
 PATIENCE_S = 20.0
 
@@ -341,6 +344,22 @@ def test_a_question_is_tokenized_before_the_rest_of_a_bulk_request(start: Start,
     assert held.next("tokenize") == ["question"]
 
 
+def test_asks_can_be_withdrawn_until_the_device_begins_them(start: Start, held: Held) -> None:
+    engine = start(fake(), fake(name="other"))
+    held.gates["embed"].clear()
+    begun = engine.submit(ask("begun"))
+    held.next("embed")
+    bulk, other = engine.submit(shard("of a job")), engine.submit(ask("of another model", model=fake(name="other")))
+    waiting = [engine.submit(ask("one")), engine.submit(ask(*["many"] * 1000))]
+
+    engine.withdraw({"m"})
+
+    assert [type(error(future)) for future in waiting] == [Withdrawn, Withdrawn]
+    held.gates["embed"].set()
+    for future in (begun, bulk, other):
+        assert result(future).vectors.any()
+
+
 def test_a_short_ask_overtakes_a_long_one_but_not_for_ever(start: Start, held: Held) -> None:
     engine = start()
     held.gates["tokenize"].clear()
@@ -461,7 +480,6 @@ def test_other_models_go_on_while_one_loads(start: Start, held: Held) -> None:
     assert held.next("load") == "slow"
 
     assert result(engine.submit(ask("c", model=quick))).vectors.any()
-    assert engine.wait_for_room(PATIENCE_S)
     assert not waiting.done()
     assert not engine.is_stuck(0.0)
 
@@ -583,22 +601,6 @@ def test_waiting_tokens_are_counted_by_lane(start: Start, held: Held) -> None:
     assert engine.waiting_tokens() == {"interactive": 0, "bulk": 0}
 
 
-def test_there_is_room_until_a_few_batches_wait(start: Start, held: Held) -> None:
-    engine = start(max_batch_tokens=16)
-    held.gates["embed"].clear()
-    assert engine.wait_for_room(0.0)
-    bulk = engine.submit(shard(*["word"] * 1000))
-    assert engine.wait_for_room(0.0)  # bulk takes no room from asks
-    asks = [engine.submit(ask(*["word"] * 20)) for _ in range(5)]
-
-    assert not engine.wait_for_room(0.0)
-    held.gates["embed"].set()
-
-    assert engine.wait_for_room(PATIENCE_S)
-    for future in [*asks, bulk]:
-        result(future)
-
-
 def test_an_engine_is_stuck_when_work_waits_and_no_batch_ends(start: Start, held: Held) -> None:
     engine = start()
     assert not engine.is_stuck(0.0)
@@ -645,3 +647,61 @@ def test_the_real_model_gives_encodes_vectors_in_both_lanes_at_once(start: Start
         assert embedded.errors == {}
         np.testing.assert_allclose(embedded.vectors, expected[chosen], atol=2e-6)
         assert embedded.truncated.sum() == sum(int(index) in (3, 4) for index in chosen)
+
+
+def test_who_waits_for_a_model_gets_it_before_it_goes_again(start: Start, held: Held) -> None:
+    held.gates["load"].clear()
+    a, b = fake(name="a", preload=False, ttl=0), fake(name="b", preload=False, ttl=0)
+    engine = start(a, b, max_active_backends=1)
+    futures = [engine.submit(ask("x", model=config)) for config in (a, b, a, b)]
+    held.gates["load"].set()
+
+    for future in futures:
+        assert len(result(future).vectors) == 1
+
+
+def test_a_replaced_registry_answers_what_is_in_the_engine_and_nothing_after_it(start: Start, held: Held) -> None:
+    held.gates["load"].clear()
+    waits, gone = fake(name="waits", preload=False), fake(name="gone")
+    engine = start(waits, gone)
+    held.next("load")
+    first = engine.submit(ask("x", model=gone))
+    second = engine.submit(ask("x", model=waits))
+    wait_until(lambda: engine.presence()["waits"].state == "loading")
+
+    engine.replace_registry(ModelRegistry({"new": fake(name="new")}))
+    held.gates["load"].set()
+
+    assert len(result(first).vectors) == len(result(second).vectors) == 1
+    assert isinstance(error(engine.submit(ask("x", model=gone))), ModelNotFound)
+    assert len(result(engine.submit(ask("x", model=fake(name="new")))).vectors) == 1
+    assert set(engine.presence()) == {"new"}
+
+
+def test_a_changed_model_gives_no_batch_of_old_and_new(start: Start, held: Held) -> None:
+    old, new = fake("fake?dimensions=4"), fake("fake?dimensions=6")
+    engine = start(old)
+    held.gates["embed"].clear()
+    before = [engine.submit(shard("x", "y", model=old)) for _ in range(3)]
+    held.next("embed")
+
+    engine.replace_registry(ModelRegistry({"m": new}))
+    after = engine.submit(shard("x", model=new))
+    held.gates["embed"].set()
+
+    assert [result(future).vectors.shape for future in before] == [(2, 4)] * 3
+    assert result(after).vectors.shape == (1, 6)
+
+
+def test_the_longest_batch_is_told(start: Start, held: Held) -> None:
+    engine = start(fake())
+    held.gates["embed"].clear()
+    future = engine.submit(ask("x"))
+    held.next("embed")
+
+    model, seconds = engine.longest_batch() or ("", -1.0)
+    assert model == "m"
+    assert seconds >= 0
+    held.gates["embed"].set()
+    result(future)
+    wait_until(lambda: engine.longest_batch() is None)

@@ -14,6 +14,7 @@ from shared import keys
 from shared.connections import connect
 from shared.errors import Conflict, NotFound, RedisAway
 from shared.jobs.dispatch import deal
+from shared.jobs.finishing import finish
 from shared.jobs.index import JobIndex
 from shared.jobs.job import Counts, Done, Job, JobView, Marks, new_job_id
 from shared.jobs.jobs import Jobs
@@ -350,6 +351,26 @@ def test_a_lease_is_for_one_worker_until_it_is_released_or_runs_out(jobs: Jobs, 
     assert index.lease("j", "m", 0, "w1", 30)
 
 
+def test_a_job_runs_while_a_worker_holds_a_shard_of_it_and_before_the_first_is_committed(jobs: Jobs) -> None:
+    job, other = submit(jobs), submit(jobs)
+    changes = jobs.index.changes()
+
+    assert jobs.index.lease(job.id, "m", 1, "w1", 10)
+
+    assert jobs.view(job.id).status == "in_progress"
+    assert {view.job.id: view.status for view in jobs.list("me", after=None, limit=5)[0]} == {
+        job.id: "in_progress",
+        other.id: "queued",
+    }
+    told = [changes.get_message(timeout=1) for _ in range(2)]
+    assert told[1] is not None
+    assert told[1]["data"] == job.id.encode(), "those who watch it look again"
+    changes.close()
+
+    jobs.index.release(job.id, "m", 1, "w1")
+    assert jobs.view(job.id).status == "queued"
+
+
 def test_what_was_sent_counts_as_in_flight_until_it_is_lost_or_renewed(jobs: Jobs) -> None:
     index = jobs.index
     index.sent("m", [("j", 0), ("j", 1), ("j", 2)], time.time() + 60, {})
@@ -367,9 +388,8 @@ def test_the_dealer_sees_what_is_pending_and_keeps_positions(jobs: Jobs, redis_u
         index = JobIndex(redis)
         first, second = submit(jobs, shards=5), submit(jobs, shards=2, priority="high")
         index.committed(first.id, 1, COUNTS)
-        views = [view for view in index.views(index.running()) if view is not None]
 
-        running = index.for_dealing(views, {(first.id, 0)}, 2)
+        running = index.for_dealing(index.running(), "m", {(first.id, 0)}, 2)
         assert [(job.id, job.position, list(job.pending)) for job in running] == [
             (first.id, None, [2, 3]),
             (second.id, None, [0, 1]),
@@ -377,19 +397,88 @@ def test_the_dealer_sees_what_is_pending_and_keeps_positions(jobs: Jobs, redis_u
         dealt = deal(running, 3)
         index.sent("m", dealt.sends, time.time() + 60, dealt.positions)
 
-        again = index.for_dealing(views, index.in_flight("m"), 10)
+        again = index.for_dealing(index.running(), "m", index.in_flight("m"), 10)
         assert {job.id: job.position for job in again} == dealt.positions
         assert sum(len(job.pending) for job in again) == 4 + 2 - 3 + 0
-        assert index.for_dealing([], set(), 3) == []
+        assert index.for_dealing([], "m", set(), 3) == []
+
+
+def test_the_dealer_goes_back_to_a_shard_that_turned_out_not_to_be_there(jobs: Jobs) -> None:
+    index, job = jobs.index, submit(jobs, shards=9)
+    pending = lambda: [list(one.pending) for one in index.for_dealing([job.id], "m", set(), 2)]  # noqa: E731
+    for shard in (0, 1, 2, 4):
+        index.committed(job.id, shard, COUNTS)
+    assert pending() == [[3, 5]]
+
+    index.uncommitted(job.id, [1])
+
+    assert pending() == [[1, 3]]
+    for shard in range(9):
+        index.committed(job.id, shard, COUNTS)
+    assert pending() == [[]]
+
+
+@pytest.mark.parametrize("change", ["pause", "cancel", "delete"])
+def test_a_job_that_was_stopped_is_not_dealt(jobs: Jobs, change: str) -> None:
+    job = submit(jobs)
+    assert jobs.index.for_dealing([job.id], "m", set(), 2)
+    assert not jobs.index.for_dealing([job.id], "another", set(), 2)
+
+    getattr(jobs, change)(jobs.view(job.id))
+
+    assert not jobs.index.for_dealing([job.id], "m", set(), 2)
+
+
+def test_what_redis_knows_only_in_part_is_not_dealt_until_storage_told_it(jobs: Jobs, redis: Redis) -> None:
+    job = submit(jobs)
+    redis.delete(keys.shards(job.id))
+    jobs.index.committed(job.id, 1, COUNTS)  # a worker that was at it
+    assert not jobs.index.for_dealing([job.id], "m", set(), 2)
+    assert not jobs.index.is_unfinished(job.id)
+
+    jobs.view(job.id)
+
+    assert [one.pending for one in jobs.index.for_dealing([job.id], "m", set(), 1)] == [[0]]
+    assert jobs.index.is_unfinished(job.id)
+
+
+def test_after_a_shard_of_thousands_redis_is_read_no_more_than_after_one_of_ten(jobs: Jobs, redis: Redis) -> None:
+    def read(shards: int) -> int:
+        job = submit(jobs, shards=1)
+        job = job.model_copy(update={"shards": (2,) * shards})
+        jobs.index.put(JobView(job=job, marks=Marks(), committed=dict.fromkeys(range(shards // 2), COUNTS)))
+        jobs.index.for_dealing([job.id], "m", set(), 5)
+        finish(jobs, job)
+        before = redis.info("stats")["total_net_output_bytes"]  # type: ignore[index]
+        jobs.index.committed(job.id, shards // 2, COUNTS)
+        assert not finish(jobs, job)
+        (one,) = jobs.index.for_dealing([job.id], "m", set(), 3)
+        assert one.pending == [shards // 2 + 1, shards // 2 + 2, shards // 2 + 3]
+        return int(redis.info("stats")["total_net_output_bytes"]) - before  # type: ignore[index]
+
+    few = read(10)
+
+    assert read(3000) < few + 200
+
+
+def test_a_glance_at_a_job_is_a_view_without_the_counts(jobs: Jobs, redis: Redis) -> None:
+    job = submit(jobs)
+    jobs.index.committed(job.id, 1, COUNTS)
+
+    assert jobs.glance(job.id) == JobView(job=job, marks=Marks())
+    redis.flushdb()
+    assert jobs.glance(job.id).job == job
+    with pytest.raises(NotFound):
+        jobs.glance("job_nothing")
 
 
 def test_a_paused_job_comes_back_without_a_claim_to_what_it_missed(jobs: Jobs) -> None:
     job = submit(jobs)
     jobs.index.sent("m", [], 0, {job.id: 5.0})
 
-    view = jobs.resume(jobs.pause(jobs.view(job.id)))
+    jobs.resume(jobs.pause(jobs.view(job.id)))
 
-    assert [one.position for one in jobs.index.for_dealing([view], set(), 2)] == [None]
+    assert [one.position for one in jobs.index.for_dealing([job.id], "m", set(), 2)] == [None]
 
 
 # The leader

@@ -1,0 +1,45 @@
+"""Redis scripts, run by their digests: a script travels once, then 40 characters do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha1
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+
+@cache
+def _digest(script: str) -> str:
+    return sha1(script.encode()).hexdigest()
+
+
+def run_script(redis: Redis, script: str, keys: int, calls: Sequence[Sequence[Any]]) -> list[Any]:
+    """The script once for each call's keys and arguments, by its digest, in one round trip; a second one where it is new.
+
+    Raises RedisError if Redis is away, and that of a call that Redis refused.
+    """
+    answers = _send(redis, script, keys, calls)
+    unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+    if unknown:
+        redis.script_load(script)
+        for number, answer in zip(unknown, _send(redis, script, keys, [calls[number] for number in unknown]), strict=True):
+            answers[number] = answer
+    for answer in answers:
+        if isinstance(answer, RedisError):
+            raise answer
+    return answers
+
+
+def _send(redis: Redis, script: str, keys: int, calls: Sequence[Sequence[Any]]) -> list[Any]:
+    if len(calls) == 1:  # one command needs no pipeline
+        try:
+            return [redis.evalsha(_digest(script), keys, *calls[0])]
+        except ResponseError as error:
+            return [error]
+    pipeline = redis.pipeline(transaction=False)
+    for call in calls:
+        pipeline.evalsha(_digest(script), keys, *call)
+    return list(pipeline.execute(raise_on_error=False))
