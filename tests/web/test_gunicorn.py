@@ -10,11 +10,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.workers.gthread import ThreadWorker
 
 from tests.support.valkey import Valkey, free_port
+from web.gunicorn_worker import ApiWorker
+from web.patience import PatientSocket
 
 ROOT = Path(__file__).parents[2]
 JOBS = "/v1/embeddings/jobs"
@@ -118,6 +123,28 @@ def test_a_body_over_the_limit_is_refused_while_it_is_read(port: int) -> None:
         assert orjson.loads(response.read())["error"]["code"] == "request_too_large"
 
 
+def test_requests_sent_without_waiting_for_answers_do_not_pile_up_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[object] = []
+    monkeypatch.setattr(ThreadWorker, "enqueue_req", lambda _self, conn: taken.append(conn))
+    worker = ApiWorker.__new__(ApiWorker)
+    worker._arriving, worker._closing, worker.cfg = {}, {}, SimpleNamespace(is_ssl=False)
+    ours, theirs = socket.socketpair()
+    sock = PatientSocket.of(ours)
+    unreader = SocketUnreader(sock)
+    conn = SimpleNamespace(initialized=True, sock=sock, parser=SimpleNamespace(unreader=unreader))
+    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    with sock, theirs:
+        theirs.sendall(request * 3000)
+        worker.enqueue_req(conn)
+        received = len(unreader.buf.getvalue())
+        for _ in range(10):  # the parser takes one request, and its connection comes back
+            assert unreader.read(len(request)) == request
+            theirs.sendall(request)
+            worker.enqueue_req(conn)
+        assert len(taken) == 11
+        assert len(unreader.buf.getvalue()) == received - 10 * len(request)
+
+
 def test_a_client_that_hangs_up_leaves_the_server_well(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(b"POST /v1/embeddings/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{")
@@ -177,3 +204,52 @@ def test_a_stop_ends_event_streams_at_once(valkey: Valkey, tmp_path: Path) -> No
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_stop_serves_whoever_is_connected_and_lets_nobody_else_in(valkey: Valkey, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "web.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "web/gunicorn_conf.py")],
+            env=environment(valkey, tmp_path, address=f"127.0.0.1:{port}"),
+            stdout=sink,
+            stderr=sink,
+            cwd=tmp_path,
+        )
+    request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    try:
+        deadline = time.monotonic() + 60
+        while b"200 OK" not in _answer_to(port, request):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=20) as fresh,
+            socket.create_connection(("127.0.0.1", port), timeout=20) as kept,
+        ):
+            kept.sendall(request)
+            assert b"keep-alive" in kept.recv(65_536)
+
+            process.terminate()
+            while _answer_to(port, request):  # until nobody listens
+                assert time.monotonic() < deadline, log.read_text()
+
+            # Both get their answer, and are told that it was the last.
+            for connection in (fresh, kept):
+                connection.sendall(request)
+                answer = connection.recv(65_536)
+                assert b"200 OK" in answer
+                assert b"connection: close" in answer.lower()
+        assert process.wait(timeout=15) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answer_to(port: int, request: bytes) -> bytes:
+    """b"" if nobody listens."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(request)
+            return connection.recv(65_536)
+    except (ConnectionRefusedError, ConnectionResetError):
+        return b""
