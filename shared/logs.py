@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
+import orjson
 import structlog
 
+from shared import tracebacks
 from shared.settings import Settings
 
 
@@ -27,12 +31,10 @@ def set_up(settings: Settings, process: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=not human),
     ]
     renderer: Any = (
-        # The plain traceback: the rich one prints local variables, and those are texts, vectors and keys.
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
-        )
+        # The rich tracebacks print local variables, and those are texts, vectors and keys.
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=tracebacks.write)
         if human
-        else structlog.processors.JSONRenderer(sort_keys=True)
+        else structlog.processors.JSONRenderer(serializer=_to_json)
     )
     structlog.configure(
         processors=[
@@ -52,7 +54,7 @@ def set_up(settings: Settings, process: str) -> None:
             foreign_pre_chain=stamps,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([] if human else [structlog.processors.format_exc_info]),
+                *([] if human else [tracebacks.render]),
                 renderer,
             ],
         )
@@ -60,11 +62,19 @@ def set_up(settings: Settings, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
-    for noisy in ("httpx", "urllib3", "filelock", "fsspec", "botocore", "aiobotocore", "s3fs", "asyncio"):
+    for noisy in ("httpx", "urllib3", "filelock", "fsspec", "botocore", "aiobotocore", "s3fs", "asyncio", "watchfiles"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     # Celery says of each task that it came and went; the shard's own line says more.
     for chatty in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+
+
+def _to_json(event: Any, default: Callable[[Any], Any]) -> str:
+    """A line of the log. A busy server writes a thousand of them a second, and orjson costs it a tenth."""
+    try:
+        return orjson.dumps(event, default=default, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # half a character, or an integer of more than 64 bits: neither is a reason to lose a line
+        return json.dumps(event, default=default, sort_keys=True)
 
 
 def get_logger(name: str) -> Any:

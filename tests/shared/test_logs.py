@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 
@@ -103,3 +104,11 @@ def test_setting_up_twice_does_not_say_things_twice(capsys: pytest.CaptureFixtur
     logs.get_logger("a").info("started")
 
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", ["half a character: \ud800", 2**70])
+def test_a_line_is_never_lost_for_what_stands_in_it(capsys: pytest.CaptureFixture[str], value: object) -> None:
+    set_up("json")
+    logs.get_logger("a").info("something odd", value=value)
+
+    assert json.loads(capsys.readouterr().err)["value"] == value
