@@ -1,6 +1,7 @@
-"""Health of the process in this container, as its exit code: `python -m cli.health web` or `… worker`.
+"""Health of the process in this container, as its exit code: `python -m cli.health web`, `… worker` or `… worker-ready`.
 
-It tells whether a restart would help, and nothing else: with Redis away both are healthy, and /readyz says what is missing.
+The first two tell whether a restart would help, and nothing else: with Redis away both are healthy, and /readyz says what is
+missing. The third tells whether a rollout may go on: the worker has its models, so an older one can leave its work to it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,16 @@ def check_worker(settings: Settings) -> str | None:
     return None if any(worker.host == host for worker in workers) else f"no worker on {host} renewed its presence lately"
 
 
+def check_worker_ready(settings: Settings) -> str | None:
+    """None if a live worker of this host loads no model any more and can serve one; else what is missing."""
+    host = socket.gethostname()
+    here = [worker for worker in _workers(settings.broker) or () if worker.host == host]
+    states = {model.state for worker in here for model in worker.models.values()}
+    if states & {"loading", "downloading"}:
+        return "models are being loaded"
+    return None if states & {"ready", "available"} else f"no worker on {host} serves a model"
+
+
 def _workers(redis_url: str) -> list[WorkerPresence] | None:
     """Every live worker; None if Redis does not tell within TIMEOUT_S."""
     found: SimpleQueue[list[WorkerPresence] | None] = SimpleQueue()
@@ -63,7 +74,7 @@ def _workers(redis_url: str) -> list[WorkerPresence] | None:
         return None
 
 
-CHECKS = {"web": check_web, "worker": check_worker}
+CHECKS = {"web": check_web, "worker": check_worker, "worker-ready": check_worker_ready}
 
 
 def main(arguments: list[str]) -> int:

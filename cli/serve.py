@@ -17,23 +17,25 @@ from typing import Any
 
 import click
 
+from cli.devices import NoDevices, worker_devices
+from cli.localai import LocalAICommand
 from cli.options import read_settings, settings_flags
-from cli.processes import DIRECTORY, environment, web_command, worker_command
+from cli.processes import DIRECTORY, environment, web_command, worker_specs
 from cli.supervisor import ProcessSpec, Supervisor
 from cli.terminal import Terminal
 from cli.valkey import EmbeddedValkey, NoValkey
+from shared.access import KnownKeys
 from shared.models import ModelRegistry, load_registry
 from shared.settings import Settings
 
 # Time for what is running to end, after which it is killed: requests, shards, the last write of the log.
 WEB_GRACE_S = 10.0
-WORKER_GRACE_S = 20.0
 VALKEY_GRACE_S = 10.0
 
 LOOK_EVERY_S = 0.2
 
 
-@click.command()
+@click.command(cls=LocalAICommand)
 @settings_flags
 def serve(**flags: Any) -> None:
     """Run everything on this machine: Valkey, a worker and the API.
@@ -48,6 +50,10 @@ def serve(**flags: Any) -> None:
     UMEKOMI_API_KEYS=a-secret,another umekomi serve --redis-url redis://127.0.0.1:6379/0
     """
     settings = read_settings(flags)
+    try:
+        devices = worker_devices(settings)
+    except NoDevices as error:
+        raise click.ClickException(str(error)) from None
     registry = _served_models(settings)
     lock = _claim(settings)
     terminal = Terminal()
@@ -76,12 +82,18 @@ def serve(**flags: Any) -> None:
         log_format = "human" if sys.stderr.isatty() else "json"
     variables = environment(settings, redis_url=redis_url, log_format=log_format, data_dir=str(settings.data_dir))
     variables["PYTHONUNBUFFERED"] = "1"
-    for name, command, grace_s in (("worker", worker_command(), WORKER_GRACE_S), ("web", web_command(), WEB_GRACE_S)):
-        specs.append(ProcessSpec(name=name, command=command, environment=variables, directory=DIRECTORY, grace_s=grace_s))
+    specs += worker_specs(devices, variables)
+    if not settings.preload_backend_only:
+        specs.append(
+            ProcessSpec(name="web", command=web_command(), environment=variables, directory=DIRECTORY, grace_s=WEB_GRACE_S)
+        )
 
     started_at = time.monotonic()
 
     def announce(stopping: threading.Event) -> None:
+        if settings.preload_backend_only:
+            click.echo("umekomi runs a worker without the API. Ctrl-C stops it.")
+            return
         if wait_until_ready(local_address(settings.address), terminal, stopping):
             terminal.status("")
             click.echo(welcome(settings, registry, time.monotonic() - started_at))
@@ -117,7 +129,7 @@ def _claim(settings: Settings) -> int:
     except BlockingIOError:
         who = _oneline(file)
         wrong.append(f"umekomi already runs on the data directory {settings.data_dir}{who}; stop it or use another --data-dir")
-    if problem := port_problem(settings.address):
+    if not settings.preload_backend_only and (problem := port_problem(settings.address)):
         wrong.append(problem)
     if wrong:
         raise click.ClickException("\n".join(wrong))
@@ -196,10 +208,11 @@ def welcome(settings: Settings, registry: ModelRegistry, seconds: float) -> str:
     url = f"http://{local_address(settings.address)}"
     models = list(registry)
     body = json.dumps({"model": registry.get(None).name, "input": "Hello"}, ensure_ascii=False)
-    header = ' -H "Authorization: Bearer $UMEKOMI_API_KEY"' if settings.api_keys else ""
+    needs_key = not KnownKeys.of(settings).is_open
+    header = ' -H "Authorization: Bearer $UMEKOMI_API_KEY"' if needs_key else ""
     lines = [
         f"umekomi is ready at {url} after {seconds:.1f} s, serving {', '.join(model.name for model in models)}.",
-        "Try it" + (" (UMEKOMI_API_KEY: one of your API keys):" if settings.api_keys else ":"),
+        "Try it" + (" (UMEKOMI_API_KEY: one of your API keys):" if needs_key else ":"),
         "",
         f'  curl {url}/v1/embeddings{header} -H "Content-Type: application/json" -d {shlex.quote(body)}',
         "",

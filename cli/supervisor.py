@@ -7,6 +7,7 @@ that is how nothing survives a kill -9 of this process.
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import re
@@ -17,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,7 @@ class ProcessSpec:
     is_up: Callable[[], bool] | None = None  # the next process starts when this says so
     is_quiet: bool = False  # its output is told only when it dies
     pass_fds: tuple[int, ...] = field(default=())  # file descriptors that it inherits
+    group: str | None = None  # neighbours of one group are stopped side by side
 
 
 def restart_delay_s(deaths: int) -> float:
@@ -211,8 +214,11 @@ class Supervisor:
 
     def _stop(self, starter: threading.Thread) -> None:
         starter.join()
-        for process in reversed(self._processes):
-            self._terminal.status(f"Stopping {process.spec.name}, which finishes what it runs; a second Ctrl-C kills the rest")
-            process.stop()
+        for _, group in itertools.groupby(reversed(self._processes), lambda process: process.spec.group or process.spec.name):
+            processes = list(group)
+            names = ", ".join(process.spec.name for process in processes)
+            self._terminal.status(f"Stopping {names}, finishing what runs; a second Ctrl-C kills the rest")
+            with ThreadPoolExecutor(len(processes)) as pool:
+                list(pool.map(SupervisedProcess.stop, processes))
         self._terminal.status("")
         self._events.put("stopped")

@@ -71,7 +71,13 @@ def read_compose(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
     found: dict[str, Any] = read_compose("docker-compose.yml")["services"]
-    return found
+    return {name: service for name, service in found.items() if "profiles" not in service}
+
+
+@pytest.fixture(scope="module")
+def monitoring() -> dict[str, Any]:
+    found: dict[str, Any] = read_compose("docker-compose.yml")["services"]
+    return {name: service for name, service in found.items() if service.get("profiles") == ["monitoring"]}
 
 
 def option(command: list[str], name: str) -> str:
@@ -122,7 +128,7 @@ def test_build_arguments_are_declared_in_the_target(stages: dict[str, Stage]) ->
 def test_web_and_worker_share_storage_models_and_valkey(services: dict[str, Any]) -> None:
     web, worker = services["web"], services["worker"]
     assert web["volumes"] == worker["volumes"]
-    mounted = [Path(mount.split(":")[1]) for mount in web["volumes"]]
+    mounted = [Path(mount.split(":")[1]) for mount in web["volumes"] if ":" in mount]
     for name in ("UMEKOMI_REDIS_URL", "UMEKOMI_STORAGE_URL", "UMEKOMI_CONFIG_FILE"):
         assert web["environment"][name] == worker["environment"][name]
     assert Path("/data") in mounted
@@ -142,14 +148,48 @@ def test_a_stopping_web_outlives_the_longest_synchronous_request(services: dict[
     assert grace_s > Settings.model_fields["interactive_timeout_s"].default
 
 
-def test_the_gpu_override_gives_the_workers_a_card_and_changes_nothing_else(services: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["valkey", *IMAGES])
+def test_a_container_can_write_to_its_volumes_alone_and_gain_no_rights(services: dict[str, Any], name: str) -> None:
+    service = services[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    # gunicorn and Parquet uploads write here.
+    assert name == "valkey" or "/tmp" in service["volumes"]
+
+
+def test_the_gpu_override_gives_the_workers_every_card_a_process_each_and_changes_nothing_else(services: dict[str, Any]) -> None:
     override = read_compose("docker-compose.gpu.yml")["services"]
     assert set(override) == {"worker"}
     (device,) = override["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["driver"] == "nvidia"
     assert device["capabilities"] == ["gpu"]
-    assert override["worker"]["environment"]["UMEKOMI_DEVICE"] == "cuda"
+    assert device["count"] == "all"
+    assert override["worker"]["environment"] == {"UMEKOMI_DEVICES": "${UMEKOMI_DEVICES:-all}"}
     assert override["worker"]["image"] != services["worker"]["image"]
+
+
+def test_the_monitoring_profile_scrapes_web_and_workers_and_shows_the_dashboard(
+    services: dict[str, Any], monitoring: dict[str, Any]
+) -> None:
+    assert set(monitoring) == {"prometheus", "grafana"}
+    for service in monitoring.values():
+        assert service["read_only"] is True
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        sources = [mount.split(":")[0] for mount in service["volumes"] if mount.startswith("./")]
+        assert all((ROOT / source).exists() for source in sources)
+    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus" / "compose.yml").read_text())
+    alone = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    # The alerts know them by these names.
+    assert [job["job_name"] for job in scraped["scrape_configs"]] == [job["job_name"] for job in alone["scrape_configs"]]
+    assert scraped["rule_files"] == alone["rule_files"]
+    for job, name in zip(scraped["scrape_configs"], ("web", "worker"), strict=True):
+        variable = "UMEKOMI_ADDRESS" if name == "web" else "UMEKOMI_METRICS_ADDRESS"
+        (found,) = job["dns_sd_configs"]
+        assert found["names"] == [name]
+        assert services[name]["environment"][variable].endswith(f":{found['port']}")
+    (source,) = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/umekomi.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
 
 
 # Dockerfile

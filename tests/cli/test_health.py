@@ -13,7 +13,7 @@ from redis import Redis
 
 from cli import health
 from cli.health import main
-from shared.presence import PresenceBoard, WorkerPresence
+from shared.presence import ModelPresence, ModelState, PresenceBoard, WorkerPresence
 from tests.support.valkey import free_port
 
 
@@ -50,8 +50,10 @@ def board(redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Pres
     return PresenceBoard(redis)
 
 
-def presence(host: str) -> WorkerPresence:
-    return WorkerPresence(id=f"{host}-1", host=host, pid=1, device="cpu", started_at=time.time(), shards_at_once=1)
+def presence(host: str, *states: ModelState) -> WorkerPresence:
+    models = {f"m{number}": ModelPresence(state=state) for number, state in enumerate(states)}
+    started_at = time.time()
+    return WorkerPresence(id=f"{host}-1", host=host, pid=1, device="cpu", started_at=started_at, shards_at_once=1, models=models)
 
 
 def test_a_web_that_answers_is_healthy_also_when_it_listens_on_every_interface(web: type[Healthz]) -> None:
@@ -85,6 +87,23 @@ def test_a_worker_without_presence_is_not_healthy_whoever_else_lives(
     board.announce(presence("another-host"))
     assert main(["worker"]) == 1
     assert socket.gethostname() in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [
+        (["ready", "ready"], 0),
+        (["ready", "available", "failed"], 0),
+        (["ready", "loading"], 1),
+        (["ready", "downloading"], 1),
+        (["failed"], 1),
+        ([], 1),
+    ],
+)
+def test_a_worker_is_ready_once_its_models_are(board: PresenceBoard, states: list[ModelState], code: int) -> None:
+    board.announce(presence("another-host", "ready"))
+    board.announce(presence(socket.gethostname(), *states))
+    assert main(["worker-ready"]) == code
 
 
 def test_a_worker_is_not_blamed_for_a_redis_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
