@@ -33,6 +33,11 @@ class Refused(click.ClickException):
 
     exit_code = 1
 
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status  # HTTP's, if it was the server that refused
+        self.code = code  # the error body's
+
 
 class TryAgain(click.ClickException):
     """The server cannot be reached, or is busy."""
@@ -100,7 +105,7 @@ class Download:
 class ApiClient:
     """Methods raise Refused or TryAgain, whose messages are for the person at the terminal."""
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         if "://" not in url:
             url = f"http://{url}"
         self.url = url.rstrip("/").removesuffix("/v1")
@@ -109,7 +114,7 @@ class ApiClient:
             self._http = httpx.Client(
                 base_url=self.url,
                 headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-                timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=5.0),
+                timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0)),
                 # A proxy of the environment cannot reach this machine's own loopback.
                 trust_env=host not in ("127.0.0.1", "::1", "localhost"),
             )
@@ -127,13 +132,23 @@ class ApiClient:
     def embed(self, texts: list[str], **parameters: Any) -> tuple[list[list[float]], Mapping[str, Any]]:
         """The vectors in order, and the usage; parameters that are None are left out."""
         body = {"input": texts, "encoding_format": "float"} | _given(parameters)
-        wire = self._json("POST", "/v1/embeddings", json=body)
+        wire = self.call("POST", "/v1/embeddings", json=body)
         return [row["embedding"] for row in sorted(wire["data"], key=lambda row: row["index"])], wire.get("usage", {})
 
     def models(self) -> list[Mapping[str, Any]]:
         """Every served model, as the server tells it."""
-        models: list[Mapping[str, Any]] = self._json("GET", "/v1/models")["data"]
+        models: list[Mapping[str, Any]] = self.call("GET", "/v1/models")["data"]
         return models
+
+    def readiness(self) -> tuple[int, Mapping[str, Any]]:
+        """The status and the body of /readyz, whether it says yes or no; an empty body if it is none of umekomi's."""
+        with self._as_sentences():
+            response = self._http.get("/readyz")
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        return response.status_code, body if isinstance(body, Mapping) else {}
 
     # Jobs
 
@@ -149,7 +164,7 @@ class ApiClient:
         for attempt in range(1, tries + 1):
             try:
                 with corpus.open() as source:
-                    wire = self._json(
+                    wire = self.call(
                         "POST",
                         JOBS,
                         params=_given(parameters),
@@ -166,13 +181,20 @@ class ApiClient:
 
     def job(self, job_id: str) -> JobStatus:
         """How a job stands."""
-        return JobStatus.from_wire(self._json("GET", _job(job_id)))
+        return JobStatus.from_wire(self.call("GET", _job(job_id)))
 
     def changes(self, job_id: str) -> Iterator[JobStatus]:
         """How a job stands, now and whenever that changed, until the server has no more to tell."""
+        for wire in self.events(f"{_job(job_id)}/events"):
+            if wire.get("deleted"):
+                raise Refused(f"job {job_id} was deleted")
+            yield JobStatus.from_wire(wire)
+
+    def events(self, path: str) -> Iterator[dict[str, Any]]:
+        """The data of each server-sent event of a route, until the server has no more to tell."""
         with (
             self._as_sentences(),
-            self._http.stream("GET", f"{_job(job_id)}/events", timeout=httpx.Timeout(SILENCE_S, connect=5.0)) as response,
+            self._http.stream("GET", path, timeout=httpx.Timeout(SILENCE_S, connect=5.0)) as response,
         ):
             if response.is_error:
                 response.read()
@@ -182,10 +204,7 @@ class ApiClient:
             for line in response.iter_lines():
                 # One line of data an event; of their names and ids nothing is needed.
                 if line.startswith("data: "):
-                    wire = _parse(line.removeprefix("data: "))
-                    if wire.get("deleted"):
-                        raise Refused(f"job {job_id} was deleted")
-                    yield JobStatus.from_wire(wire)
+                    yield _parse(line.removeprefix("data: "))
 
     def jobs(self, status: str | None, limit: int) -> list[JobStatus]:
         """The newest jobs, newest first."""
@@ -193,7 +212,7 @@ class ApiClient:
         while len(found) < limit:
             after = found[-1].id if found else None
             query = _given({"status": status, "limit": min(limit - len(found), 100), "after": after})
-            page = self._json("GET", JOBS, params=query)
+            page = self.call("GET", JOBS, params=query)
             found += [JobStatus.from_wire(wire) for wire in page["data"]]
             if not page.get("has_more") or not page["data"]:
                 break
@@ -201,11 +220,11 @@ class ApiClient:
 
     def act(self, job_id: str, action: str) -> JobStatus:
         """cancel, pause, resume or retry, which is answered when the failed rows are written anew."""
-        return JobStatus.from_wire(self._json("POST", f"{_job(job_id)}/{action}", timeout=UPLOAD_TIMEOUT_S))
+        return JobStatus.from_wire(self.call("POST", f"{_job(job_id)}/{action}", timeout=UPLOAD_TIMEOUT_S))
 
     def delete(self, job_id: str) -> None:
         """The job and its files."""
-        self._json("DELETE", _job(job_id))
+        self.call("DELETE", _job(job_id))
 
     @contextmanager
     def download(self, job_id: str, what: str, *, begin: int = 0, tag: str | None = None, **query: Any) -> Iterator[Download]:
@@ -230,7 +249,13 @@ class ApiClient:
 
     # The wire
 
-    def _json(self, method: str, path: str, **options: Any) -> Any:
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries: the API key, if there is one."""
+        return {"Authorization": self._http.headers["Authorization"]} if "Authorization" in self._http.headers else {}
+
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """A request as httpx takes it, and the JSON of its answer; {} if it has none."""
         with self._as_sentences():
             response = self._http.request(method, path, **options)
         if response.is_error:
@@ -283,14 +308,16 @@ def _refusal(response: httpx.Response) -> click.ClickException:
     """The server's error body as one sentence; 429 and 5xx may be tried again."""
     try:
         error = response.json()["error"]
-        message, param = str(error["message"]), error.get("param")
-    except (ValueError, KeyError, TypeError):
-        message, param = f"the server answered {response.status_code} {response.reason_phrase}", None
+        message, param, code = str(error["message"]), error.get("param"), error.get("code")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, param, code = f"the server answered {response.status_code} {response.reason_phrase}", None, None
     if param and str(param) not in message:
         message += f" (parameter {param})"
     if response.status_code == 401:
         message += "; set UMEKOMI_API_KEY or --api-key"
-    return (TryAgain if response.status_code == 429 or response.status_code >= 500 else Refused)(message)
+    if response.status_code == 429 or response.status_code >= 500:
+        return TryAgain(message)
+    return Refused(message, status=response.status_code, code=str(code) if code else None)
 
 
 def _parse(text: str) -> dict[str, Any]:

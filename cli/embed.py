@@ -9,6 +9,7 @@ from itertools import islice
 import click
 
 from cli.client import ApiClient, api_command
+from cli.completion import complete_models
 
 # Texts of standard input go in so many at a time: enough for a full batch, far below what one request may hold.
 TEXTS_A_REQUEST = 256
@@ -16,7 +17,7 @@ TEXTS_A_REQUEST = 256
 
 @click.command()
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT…")
-@click.option("-m", "--model", help="The model; without it the server's default.")
+@click.option("-m", "--model", shell_complete=complete_models, help="The model; without it the server's default.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Cut the vectors to so many dimensions.")
 @click.option("--input-type", type=click.Choice(["query", "document"]), help="Which of the model's prompts to put in front.")
 @click.option(

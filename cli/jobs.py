@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.client import ApiClient, JobStatus, api_command
+from cli.completion import complete_jobs, complete_models
 from cli.corpus import FORMATS, read_corpus
 from cli.download import append_rows, replace_file, stream
 from cli.watch import describe_pace, describe_seconds, upload_bar, watch_job
@@ -47,14 +48,14 @@ def _pairs(_context: click.Context, _option: click.Parameter, given: tuple[str, 
 
 
 @jobs.command()
-@click.argument("file")
+@click.argument("file", type=click.Path())
 @click.option("--format", "format_name", type=click.Choice(list(FORMATS)), help="What FILE is, where its ending does not tell.")
 @click.option("--text-column", metavar="NAME", help="The column of the texts in csv and parquet.  [default: text]")
 @click.option("--id-column", metavar="NAME", help="The column of the ids.  [default: id, if there is one]")
 @click.option("--metadata-columns", metavar="NAME,…", help="Columns to keep as metadata.  [default: all the others]")
 @click.option("--delimiter", help="Between the fields of csv, a character or `tab`; else told from the header.")
 @click.option("--on-duplicate", type=click.Choice(["error", "keep"]), help="What becomes of an id that comes twice.")
-@click.option("-m", "--model", help="The model; without it the server's default.")
+@click.option("-m", "--model", shell_complete=complete_models, help="The model; without it the server's default.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Cut the vectors to so many dimensions.")
 @click.option("--input-type", type=click.Choice(["query", "document"]), help="Which of the model's prompts to put in front.")
 @click.option("--prompt-name", help="The same by the prompt's name.")
@@ -107,7 +108,7 @@ def submit(
 
 
 @jobs.command("watch")
-@click.argument("job")
+@click.argument("job", shell_complete=complete_jobs)
 @api_command
 def watch_command(job: str, client: ApiClient) -> None:
     """Show a progress bar until JOB is finished.
@@ -176,7 +177,7 @@ def list_jobs(status: str | None, limit: int, as_json: bool, client: ApiClient) 
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_jobs)
 @click.option("--json", "as_json", is_flag=True, help="The server's JSON as it is.")
 @api_command
 def status(job: str, as_json: bool, client: ApiClient) -> None:
@@ -214,7 +215,7 @@ def _local_time(unix_s: float) -> str:
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_jobs)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file; without it standard output.")
 @click.option(
     "--format",
@@ -265,7 +266,7 @@ def results(job: str, output: Path | None, form: str | None, dtype: str | None, 
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_jobs)
 @api_command
 def errors(job: str, client: ApiClient) -> None:
     """Print the texts of JOB that failed: a line {id, index, line, error} each; `line` is that of the submitted file.
@@ -277,7 +278,7 @@ def errors(job: str, client: ApiClient) -> None:
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_jobs)
 @api_command
 def cancel(job: str, client: ApiClient) -> None:
     """Stop JOB for good. What was embedded so far can be fetched."""
@@ -285,7 +286,7 @@ def cancel(job: str, client: ApiClient) -> None:
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_jobs)
 @api_command
 def pause(job: str, client: ApiClient) -> None:
     """Stop JOB for now; `umekomi jobs resume` lets it go on."""
@@ -293,7 +294,7 @@ def pause(job: str, client: ApiClient) -> None:
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_jobs)
 @api_command
 def resume(job: str, client: ApiClient) -> None:
     """Let a paused JOB go on."""
@@ -301,7 +302,7 @@ def resume(job: str, client: ApiClient) -> None:
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_jobs)
 @api_command
 def retry(job: str, client: ApiClient) -> None:
     """Run the failed texts of a completed JOB again; the others stay as they are.
@@ -315,7 +316,7 @@ def retry(job: str, client: ApiClient) -> None:
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", shell_complete=complete_jobs)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @api_command
 def delete(job: str, yes: bool, client: ApiClient) -> None:

@@ -7,7 +7,7 @@ from importlib import import_module
 import click
 import pytest
 
-from cli.main import COMMANDS, main
+from cli.main import COMMANDS, SECTIONS, main
 from tests.support.commands import Run
 
 
@@ -62,3 +62,26 @@ def test_an_unknown_command_is_a_usage_error(run: Run) -> None:
 
     assert result.exit_code == 2
     assert "sevre" in result.stderr
+
+
+def test_every_command_stands_in_one_section() -> None:
+    assert sorted(COMMANDS) == sorted(name for section in SECTIONS.values() for name in section)
+
+
+def test_a_mistake_of_ours_is_a_sentence_and_not_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("cli.models.ApiClient.models", broken)
+    result = run("models", "list")
+    assert result.exit_code == 1
+    assert "RuntimeError: boom" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_ctrl_c_ends_any_command_with_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cli.models.ApiClient.models", interrupted)
+    assert run("models", "list").exit_code == 130
