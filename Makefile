@@ -22,7 +22,7 @@ help:
 serve: .venv/installed ## run everything on this machine (http://127.0.0.1:8080); Ctrl-C stops it
 	@exec $(BIN)/umekomi serve $(ARGS)
 
-test: check .venv-clients/installed ## everything that CI runs: the checks, then every test
+test: check .venv-clients/installed .venv-frameworks/installed tests/clients/node/node_modules/installed ## everything that CI runs: the checks, then every test
 	$(BIN)/pytest
 
 check: .venv/installed-dev ## ruff and mypy
@@ -49,11 +49,12 @@ constraints: .venv/installed-dev ## pin what .venv holds now, in constraints.txt
 	deploy/pin.sh $(BIN)/python > constraints.txt.new
 	mv constraints.txt.new constraints.txt
 
-readme: .venv/installed-dev ## write README's settings table anew from the settings
+readme: .venv/installed-dev ## write docs/settings.md and the table of docs/metrics.md anew
 	$(BIN)/python -m tests.support.readme
+	$(BIN)/python -m tests.support.metrics_page
 
 clean: ## remove .venv and every cache; data stays
-	rm -rf .venv .venv-clients .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-clients .venv-frameworks tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Torch on its own and first: whichever build of the pinned version is there, the rest is content with it.
@@ -72,6 +73,18 @@ clean: ## remove .venv and every cache; data stays
 	.venv-clients/bin/python -m pip --disable-pip-version-check install --quiet --requirement tests/clients/requirements.txt
 	@touch $@
 
+.venv-frameworks/installed: tests/clients/requirements-frameworks.txt .venv/installed
+	@test -x .venv-frameworks/bin/python || { rm -rf .venv-frameworks; $(BIN)/python -m venv .venv-frameworks; }
+	.venv-frameworks/bin/python -m pip --disable-pip-version-check install --quiet --only-binary :all: \
+		--requirement tests/clients/requirements-frameworks.txt
+	@touch $@
+
+# Without Node its client is not tried.
+tests/clients/node/node_modules/installed: tests/clients/node/package.json tests/clients/node/package-lock.json
+	@mkdir -p $(@D)
+	if command -v npm > /dev/null; then cd tests/clients/node && npm ci --silent --no-audit --no-fund; fi
+	@mkdir -p $(@D) && touch $@
+
 .venv/installed-dev: .venv/installed
-	$(PIP) --editable '.[worker,embedded,s3,dev]'
+	$(PIP) --editable '.[worker,embedded,s3,otel,dev]'
 	@touch $@

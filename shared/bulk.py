@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from celery import Celery
 from kombu import Queue, pools
 
 from shared import keys
-from shared.connections import COMMAND_TIMEOUT_S
+from shared.connections import COMMAND_TIMEOUT_S, sentinel_options
+from shared.sentinel import SCHEME, Sentinels
 
 TASK = "umekomi.embed_shard"
 
@@ -33,7 +35,7 @@ def make_celery(redis_url: str, models: Iterable[str], *, shards_at_once: int) -
         task_store_errors_even_if_ignored=False,
         task_serializer="json",
         accept_content=["json"],
-        task_queues=[Queue(keys.bulk_queue(model), routing_key=keys.bulk_queue(model)) for model in models],
+        task_queues=[_queue(keys.bulk_queue(model)) for model in models],
         task_create_missing_queues=True,
         worker_prefetch_multiplier=1,
         worker_concurrency=shards_at_once,
@@ -54,6 +56,7 @@ def make_celery(redis_url: str, models: Iterable[str], *, shards_at_once: int) -
             "retry_on_timeout": True,
             "health_check_interval": 10,
             "queue_order_strategy": "round_robin",
+            **_of_sentinels(redis_url),
         },
     )
     return app
@@ -65,6 +68,8 @@ def broker_url(redis_url: str) -> str:
     A Unix socket is redis+socket:///path?virtual_host=1 there, ?db= is unknown, what else redis-py reads from the query is
     refused, and rediss:// checks no certificate unless told to.
     """
+    if redis_url.startswith(SCHEME):
+        return Sentinels.of(redis_url).broker_url()
     parts = urlsplit(redis_url)
     query = dict(parse_qsl(parts.query))
     db = query.get("db", parts.path.lstrip("/") if parts.scheme != "unix" else "") or "0"
@@ -76,8 +81,27 @@ def broker_url(redis_url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, f"/{db}", urlencode(options), ""))
 
 
+def _of_sentinels(redis_url: str) -> dict[str, Any]:
+    """Kombu's transport options for a Redis that Sentinels name."""
+    if not redis_url.startswith(SCHEME):
+        return {}
+    said = Sentinels.of(redis_url)
+    return {"master_name": said.service, "sentinel_kwargs": sentinel_options(said)}
+
+
+def declare_queue(app: Celery, name: str) -> None:
+    """Make a queue known that came after the application was made; left to itself Celery would give it another exchange."""
+    if name not in app.amqp.queues:
+        app.amqp.queues.add(_queue(name))
+
+
+def _queue(name: str) -> Queue:
+    return Queue(name, routing_key=name)
+
+
 def send(app: Celery, model: str, job_id: str, shard: int) -> None:
     """Put a shard into the queue of its model. Raises kombu's OperationalError, after about a second, if Redis is away."""
+    declare_queue(app, keys.bulk_queue(model))
     connection = app.connection_for_write(transport_options=_SEND_OPTIONS)
     # Kombu keeps a pool of producers for each kind of connection.
     with pools.producers[connection].acquire(block=True) as producer:

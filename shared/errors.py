@@ -8,9 +8,13 @@ UmekomiError
 │   ├── NotFound              no such job, file, batch or route (or it belongs to somebody else)
 │   ├── TooLarge              the body, the number of inputs or the upload is over a limit
 │   ├── Conflict              the thing is not in a state in which this can be done
-│   └── Unauthorized          no API key, or not one of ours
+│   ├── Unauthorized          no API key, or not one of ours
+│   ├── Forbidden             the API key's role does not reach this route
+│   └── QuotaExceeded         the key stores as many bytes as it may
 ├── Unavailable               nothing is wrong with the request; the same one will work later
 │   ├── LaneFull              more is waiting in the interactive lane than the settings allow
+│   ├── RateLimited           the key used up its requests or tokens of this minute, or its places for running jobs
+│   ├── ServerBusy            as many requests of this kind are in progress as this process answers at once
 │   ├── NoWorker              no live worker serves this model
 │   ├── ModelNotReady         a worker is there but its model is loading, or failed to load
 │   ├── DeadlinePassed        the answer did not come in time; the ask was dropped unrun or its answer thrown away
@@ -21,7 +25,7 @@ UmekomiError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class UmekomiError(Exception):
@@ -86,6 +90,18 @@ class Unauthorized(BadRequest):
     code = "invalid_api_key"
 
 
+class Forbidden(BadRequest):
+    """The API key's role does not reach this route."""
+
+    code = "insufficient_permissions"
+
+
+class QuotaExceeded(BadRequest):
+    """The key stores as many bytes as it may; deleting files and jobs makes room."""
+
+    code = "insufficient_quota"
+
+
 class Unavailable(UmekomiError):
     """Nothing is wrong with the request; the same one will work later."""
 
@@ -101,6 +117,29 @@ class LaneFull(Unavailable):
     """More is waiting in the interactive lane than the settings allow."""
 
     code = "lane_full"
+
+
+class RateLimited(Unavailable):
+    """The key used up its requests or tokens of this minute, or its places for running jobs; `what` says which."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        what: Literal["requests", "tokens", "jobs"] = "requests",
+        retry_after_s: float = 1.0,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, param=param)
+        self.what = what
+
+
+class ServerBusy(Unavailable):
+    """As many requests of this kind are in progress as this process answers at once."""
+
+    code = "server_busy"
 
 
 class NoWorker(Unavailable):

@@ -6,18 +6,27 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,  # pydantic's, before Python 3.12
+    TypeVar,
+)
 
 import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 
 from shared.errors import BadRequest, InvalidParameter
+from shared.prompts import GivenInputType
 
 # Ids of any tokenizer fit in 31 bits; the model's own range is the worker's to check.
 MAX_TOKEN_ID = 2**31 - 1
 
 EncodingFormat = Literal["float", "base64"]
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error", "requests", "tokens", "insufficient_quota"]
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Input = TypeVar("Input", bound=BaseModel)
 
@@ -31,9 +40,29 @@ class EmbeddingsFields(BaseModel):
     dimensions: int | None = Field(None, ge=1, le=2**31 - 1)
     encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
-    input_type: Literal["query", "document"] | None = None
+    input_type: GivenInputType = None
     prompt_name: str | None = Field(None, min_length=1, max_length=200)
     truncate: Literal["end", "error"] | None = None
+
+
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+# `check_prompt` as a schema: what must not be.
+ONE_PROMPT: dict[str, Any] = {
+    "required": ["input_type", "prompt_name"],
+    "properties": {"input_type": {"type": "string"}, "prompt_name": {"type": "string"}},
+}
+
+
+class EmbeddingsBody(EmbeddingsFields):
+    """A text, or texts, or token ids, or several lists of them. What the document shows; `read_embeddings` is what reads it."""
+
+    model_config = ConfigDict(json_schema_extra={"not": ONE_PROMPT})
+
+    input: Text | Annotated[list[Text], Field(min_length=1)] | TokenIds | Annotated[list[TokenIds], Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +175,46 @@ def _reason(error: orjson.JSONDecodeError) -> str:
 # Answers
 
 
+class EmbeddingObject(TypedDict):
+    """A vector, and which input it is of; `embedding` is base64 of little-endian float32 if that was asked for."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(TypedDict):
+    """Tokens of all inputs, special ones included, and how many inputs were cut to what the model reads."""
+
+    prompt_tokens: int
+    total_tokens: int
+    truncated: NotRequired[int]
+
+
+class EmbeddingsObject(TypedDict):
+    """The answer to an embeddings request, in the order of the input."""
+
+    object: Literal["list"]
+    data: list[EmbeddingObject]
+    model: str
+    usage: Usage
+
+
+class ErrorObject(TypedDict):
+    """What is wrong: a sentence, OpenAI's type, the parameter that is to blame, and a code for programs."""
+
+    message: str
+    type: ErrorType
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(TypedDict):
+    """The body of every error."""
+
+    error: ErrorObject
+
+
 def cut(vector: Vectors, dimensions: int) -> Vectors:
     """The first `dimensions` values of a vector, back at unit length if any were cut off: as OpenAI cuts."""
     if dimensions >= len(vector):
@@ -164,7 +233,7 @@ def embeddings_object(
     embeddings: Iterable[Any] = vectors
     if encoding_format == "base64":
         embeddings = (base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode() for vector in vectors)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    usage: Usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     if truncated:
         usage["truncated"] = truncated
     return {
@@ -175,7 +244,8 @@ def embeddings_object(
     }
 
 
-def error_body(message: str, code: str, param: str | None, status: int) -> dict[str, Any]:
-    """{"error": {message, type, param, code}}."""
-    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+def error_body(message: str, code: str, param: str | None, status: int, kind: ErrorType | None = None) -> ErrorBody:
+    """{"error": {message, type, param, code}}; the type follows from the status unless it is given."""
+    if kind is None:
+        kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
+from shared import metrics
 from shared.errors import StorageAway, UmekomiError
 
 # Names come from our own code, but ids in them from URLs: nothing that leaves the root, no hidden files.
@@ -99,6 +100,7 @@ def _as_storage_away(doing: str, kinds: type[Exception] = OSError) -> Iterator[N
         raise
     except kinds as error:
         is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _code_of(error) in _FULL
+        metrics.STORAGE_ERRORS.inc(1, doing)
         reason = "storage is full" if is_full else f"storage cannot be used while {doing}: {str(error) or type(error).__name__}"
         raise StorageAway(reason, retry_after_s=5) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,16 @@ from shared.connections import connect
 from shared.storage import DirectoryStorage
 from tests.support.valkey import Valkey
 
+# An export of the real model takes as long as ten tests: it is made once, and kept between runs.
+os.environ.setdefault("UMEKOMI_ENGINES_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "engines"))
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests run side by side by file; those on real processes one after the other, since they share an installation."""
     for item in items:
         folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "acceptance" else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(folder if folder in ("acceptance", "docs", "ui") else str(item.path)))
 
 
 @pytest.fixture(scope="session")

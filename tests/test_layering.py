@@ -63,8 +63,8 @@ def test_no_module_borrows_a_name_of_the_standard_library(module: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("web.wsgi", {"worker", "torch", "sentence_transformers", "transformers"}),
-        ("worker.app", {"web", "flask", "gunicorn"}),
+        ("web.wsgi", {"worker", "torch", "sentence_transformers", "transformers", "opentelemetry.sdk.trace.export"}),
+        ("worker.app", {"web", "flask", "gunicorn", "opentelemetry.sdk.trace.export"}),
         ("cli.main", {"web", "worker", "torch", "flask", "celery"}),
     ],
 )

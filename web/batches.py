@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from typing_extensions import TypedDict  # pydantic's, before Python 3.12
 
 from shared.errors import NotFound
 from shared.files import StoredFile
 from shared.jobs.job import JobView
+from shared.jobs.wire import UnixSeconds
 from web import openai
 from web.native import Metadata
 
@@ -22,7 +24,108 @@ _BATCH_ID = re.compile(r"batch_[0-9a-f]{36}")
 BatchStatus = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 
 
-def file_object(file: StoredFile) -> dict[str, Any]:
+_ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+
+
+class FileForm(BaseModel):
+    """The form of an upload; `expires_after` whole or not at all."""
+
+    model_config = ConfigDict(json_schema_extra={"dependentRequired": {_ANCHOR: [_SECONDS], _SECONDS: [_ANCHOR]}})
+
+    purpose: Literal["batch"]
+    file: Annotated[bytes, WithJsonSchema({"type": "string", "format": "binary"})]
+    anchor: Literal["created_at"] = Field("created_at", alias=_ANCHOR)
+    seconds: int = Field(MAX_EXPIRY_S, ge=MIN_EXPIRY_S, le=MAX_EXPIRY_S, alias=_SECONDS)
+
+
+class FileObject(TypedDict):
+    """A file, what batches read and write."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: UnixSeconds
+    expires_at: UnixSeconds | None
+    filename: str
+    purpose: str
+    status: Literal["processed"]
+    status_details: None
+
+
+class BatchError(TypedDict):
+    """Something that is wrong with a batch's input."""
+
+    code: str
+    line: int | None
+    message: str
+    param: str | None
+
+
+class BatchErrors(TypedDict):
+    """All that is wrong with a batch's input."""
+
+    object: Literal["list"]
+    data: list[BatchError]
+
+
+class BatchCounts(TypedDict):
+    """Requests by what became of them."""
+
+    total: int
+    completed: int
+    failed: int
+
+
+class InputTokenDetails(TypedDict):
+    """Always 0 here."""
+
+    cached_tokens: int
+
+
+class OutputTokenDetails(TypedDict):
+    """Always 0 here."""
+
+    reasoning_tokens: int
+
+
+class BatchUsage(TypedDict):
+    """Tokens of all requests."""
+
+    input_tokens: int
+    input_tokens_details: InputTokenDetails
+    output_tokens: int
+    output_tokens_details: OutputTokenDetails
+    total_tokens: int
+
+
+class BatchObject(TypedDict):
+    """A batch of embeddings requests."""
+
+    id: str
+    object: Literal["batch"]
+    endpoint: str
+    model: str | None
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: str
+    status: BatchStatus
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: UnixSeconds
+    in_progress_at: UnixSeconds | None
+    expires_at: UnixSeconds | None
+    finalizing_at: UnixSeconds | None
+    completed_at: UnixSeconds | None
+    failed_at: UnixSeconds | None
+    expired_at: UnixSeconds | None
+    cancelling_at: UnixSeconds | None
+    cancelled_at: UnixSeconds | None
+    request_counts: BatchCounts
+    usage: BatchUsage
+    metadata: dict[str, str] | None
+
+
+def file_object(file: StoredFile) -> FileObject:
     """OpenAI's file object; times in unix seconds."""
     return {
         "id": file.id,
@@ -81,11 +184,11 @@ def batch_status(view: JobView, now: float) -> BatchStatus:
     return "in_progress" if view.job.is_prepared else "validating"
 
 
-def batch_object(view: JobView, now: float) -> dict[str, Any]:
+def batch_object(view: JobView, now: float) -> BatchObject:
     """OpenAI's batch object; times in unix seconds."""
     job, done = view.job, view.marks.done
     status = batch_status(view, now)
-    batch = job.batch or {}
+    batch: dict[str, Any] = dict(job.batch or {})
     outputs = {} if done is None else done.outputs
 
     def ended_at(as_what: BatchStatus) -> int | None:
@@ -96,11 +199,11 @@ def batch_object(view: JobView, now: float) -> dict[str, Any]:
     return {
         "id": job.id,
         "object": "batch",
-        "endpoint": batch.get("endpoint"),
+        "endpoint": batch["endpoint"],
         "model": job.model or None,
         "errors": _errors(view),
-        "input_file_id": batch.get("input_file_id"),
-        "completion_window": batch.get("completion_window"),
+        "input_file_id": batch["input_file_id"],
+        "completion_window": batch["completion_window"],
         "status": status,
         "output_file_id": outputs.get("output"),
         "error_file_id": outputs.get("error"),
@@ -119,18 +222,18 @@ def batch_object(view: JobView, now: float) -> dict[str, Any]:
     }
 
 
-def _errors(view: JobView) -> dict[str, Any] | None:
+def _errors(view: JobView) -> BatchErrors | None:
     done = view.marks.done
     if done is None or done.status != "failed":
         return None
     names = ("code", "line", "message", "param")
-    wrong = [{name: error.get(name) for name in names} for error in done.errors]
+    wrong: list[Any] = [{name: error.get(name) for name in names} for error in done.errors]
     if not wrong:
         wrong = [{"code": "invalid_input_file", "line": None, "message": done.reason, "param": "input_file_id"}]
     return {"object": "list", "data": wrong}
 
 
-def _request_counts(view: JobView) -> dict[str, int]:
+def _request_counts(view: JobView) -> BatchCounts:
     """Lines of the file, however many rows each of them is."""
     done = view.marks.done
     if done is not None:
@@ -140,7 +243,7 @@ def _request_counts(view: JobView) -> dict[str, int]:
     return {"total": view.job.requests, "completed": ended - failed, "failed": failed}
 
 
-def _usage(tokens: int) -> dict[str, Any]:
+def _usage(tokens: int) -> BatchUsage:
     return {
         "input_tokens": tokens,
         "input_tokens_details": {"cached_tokens": 0},

@@ -5,19 +5,39 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import orjson
 import pyarrow as pa
 from flask import Request, Response
+from werkzeug.datastructures import Range
 
 from web import failures
+from web.openapi.operations import Header, Parameter, Returns
 
 # What a writer makes may change with the libraries it is made with; raise the number when it changes by our own doing.
 _WRITERS = f"1 {pa.__version__} {np.__version__} {orjson.__version__}"
 MAX_LENGTHS = 1024
+
+
+RANGES = (
+    Parameter("Range", str, "`bytes=FIRST-LAST`: a part of the file; several parts at once get the whole"),
+    Parameter("If-Range", str, "the ETag of the file whose part is meant"),
+)
+_HEADERS = (
+    Header("Content-Disposition", "the name of the file", is_always=True),
+    Header("Accept-Ranges", "`bytes`, or `none` while the bytes may change", is_always=True),
+    Header("ETag", "while it is the same, so are the bytes"),
+)
+
+
+def returns(*media_types: str, headers: Sequence[Header] = ()) -> list[Returns]:
+    """A file in one of these types, or a part of it: for the document."""
+    whole = [Returns(media_type=media_type, headers=(*_HEADERS, *headers)) for media_type in media_types]
+    in_part = (*_HEADERS, Header("Content-Range", "which bytes of how many", is_always=True), *headers)
+    return whole + [replace(each, status=206, headers=in_part, description="The part.") for each in whole]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +94,7 @@ def send(file: File, request: Request, lengths: Lengths) -> Response:
     if wanted is None or wanted.units != "bytes" or len(wanted.ranges) != 1 or not _still_meant(file, request):
         return _answer(file, _open_first(_counted(file, lengths)), 200, known)
     total = known if known is not None else _count(file, lengths)
-    found = wanted.range_for_length(total)
+    found = _within(wanted, total)
     if found is None:
         response = failures.answer(failures.RangeNotSatisfiable(f"Range: the file has {total} bytes", param="Range"))
         response.headers["Content-Range"] = f"bytes */{total}"
@@ -84,6 +104,14 @@ def send(file: File, request: Request, lengths: Lengths) -> Response:
     response = _answer(file, _open_first(_first(pieces, end - begin)), 206, end - begin)
     response.headers["Content-Range"] = f"bytes {begin}-{end - 1}/{total}"
     return response
+
+
+def _within(wanted: Range, total: int) -> tuple[int, int] | None:
+    """From which byte to before which; None if there is none of them. More of the end than there is, is the whole."""
+    ((begin, _),) = wanted.ranges
+    if begin < 0:
+        return (max(0, total + begin), total) if total else None
+    return wanted.range_for_length(total)
 
 
 def _still_meant(file: File, request: Request) -> bool:

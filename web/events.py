@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -155,7 +155,13 @@ class JobEvents:
                     self._wake(message["data"].decode())
 
 
-def stream(watch: Watch, view: JobView, look: Callable[[], JobView], expire_after_s: float) -> Iterator[bytes]:
+def stream(
+    watch: Watch,
+    view: JobView,
+    look: Callable[[], JobView],
+    expire_after_s: float,
+    waits_for: Callable[[JobView], str | None] = lambda _: None,
+) -> Iterator[bytes]:
     """The job as `view` has it, then as each `look` finds it changed, until it is finished, deleted, or the server stops."""
     yield b"retry: %d\n\n" % RETRY_MS
     seen: JobView | None = view
@@ -163,7 +169,7 @@ def stream(watch: Watch, view: JobView, look: Callable[[], JobView], expire_afte
     told_at = looked_s = 0.0
     while not watch.is_ending:
         if seen is not None:
-            wire = job_object(seen, time.time(), expire_after_s=expire_after_s)
+            wire = job_object(seen, time.time(), expire_after_s=expire_after_s, waits_for=waits_for(seen))
             lasting = {name: value for name, value in wire.items() if name not in _MOVING}
             is_finished = seen.status in FINISHED
             if is_finished or lasting != told:
@@ -192,6 +198,6 @@ def stream(watch: Watch, view: JobView, look: Callable[[], JobView], expire_afte
         looked_s = time.monotonic() - began
 
 
-def _event(name: str, wire: dict[str, Any]) -> bytes:
+def _event(name: str, wire: Mapping[str, object]) -> bytes:
     """The id says when; a client that sends it back gets the job as it is now, like any other."""
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (int(time.time() * 1000), name.encode(), orjson.dumps(wire))

@@ -6,14 +6,14 @@ import math
 import traceback
 
 import orjson
-from flask import Flask, Response, request
+from flask import Flask, Response, has_request_context, request
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
-from shared import errors
+from shared import errors, metrics
 from shared.errors import BadRequest, RedisAway, UmekomiError, Unavailable
 from shared.logs import get_logger
-from web import openai
+from web import ollama, openai
 
 logger = get_logger(__name__)
 
@@ -50,8 +50,12 @@ STATUS: dict[type[UmekomiError], int] = {
     errors.NotFound: 404,
     errors.TooLarge: 413,
     errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.QuotaExceeded: 403,
     errors.Unavailable: 503,
     errors.LaneFull: 429,
+    errors.RateLimited: 429,
+    errors.ServerBusy: 429,
     WrongMediaType: 415,
     TooSlow: 408,
     RangeNotSatisfiable: 416,
@@ -59,6 +63,8 @@ STATUS: dict[type[UmekomiError], int] = {
 
 # OpenAI's clients give up at once if told to wait for more than 120 s; haystack's time-out is 30 s.
 MAX_RETRY_AFTER_S = 29.0
+# A rate is known to the millisecond: less than the truth would have the client refused again.
+MAX_RATE_RETRY_AFTER_S = 119.0
 
 # What Flask and werkzeug refuse by themselves, in our words.
 _SENTENCES = {
@@ -77,9 +83,13 @@ def status_of(error: UmekomiError) -> int:
 def answer(error: UmekomiError, status: int | None = None) -> Response:
     """The response that tells a client of the error."""
     status = status or status_of(error)
-    response = Response(orjson.dumps(openai.error_object(error, status)), status, content_type=openai.JSON)
+    metrics.ERRORS.inc(1, error.reason)
+    is_ollama = has_request_context() and request.path.startswith(ollama.PREFIX)
+    body = ollama.error_object(error.message) if is_ollama else openai.error_object(error, status)
+    response = Response(orjson.dumps(body), status, content_type=openai.JSON)
     if isinstance(error, Unavailable):
-        wait_s = min(max(error.retry_after_s, 0.001), MAX_RETRY_AFTER_S)
+        most_s = MAX_RATE_RETRY_AFTER_S if isinstance(error, errors.RateLimited) else MAX_RETRY_AFTER_S
+        wait_s = min(max(error.retry_after_s, 0.001), most_s)
         response.headers["Retry-After"] = str(math.ceil(wait_s))
         response.headers["retry-after-ms"] = str(math.ceil(wait_s * 1000))
     elif isinstance(error, errors.EngineFailed):

@@ -5,22 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from shared.errors import InvalidParameter, NotFound
 from shared.intake.reading import known_formats
+from shared.intake.records import MAX_ID_CHARACTERS
 from shared.jobs.job import JobParameters, Priority, Status
+from shared.prompts import GivenInputType
 from web import openai
+from web.openapi.operations import Parameter
 
 MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 MAX_COLUMN_CHARACTERS = 512
 # A parameter that is so much like a known one is taken for a slip; anything else unknown is passed over.
 _SLIP = 0.75
 _JOB_ID = re.compile(r"job_[0-9a-f]{36}")
-_STATUSES: tuple[Status, ...] = ("validating", "queued", "in_progress", "paused", "completed", "failed", "cancelled")
+KnownStatus = Literal["validating", "queued", "in_progress", "paused", "completed", "failed", "cancelled"]  # of a job
+_STATUSES: tuple[Status, ...] = get_args(KnownStatus)
 
 
 def _few_pairs(metadata: dict[str, str] | None) -> dict[str, str] | None:
@@ -58,7 +62,7 @@ class JobFields(BaseModel):
 
     model: str | None = None
     dimensions: int | None = Field(None, ge=1, le=2**31 - 1)
-    input_type: Literal["query", "document"] | None = None
+    input_type: GivenInputType = None
     prompt_name: str | None = Field(None, min_length=1, max_length=200)
     truncate: Literal["end", "error"] | None = None
     priority: Priority | None = None
@@ -77,6 +81,45 @@ class JobFields(BaseModel):
     def parameters(self) -> JobParameters:
         """Those that say how the texts are embedded."""
         return JobParameters.model_validate(self.model_dump(include=set(JobParameters.model_fields)))
+
+
+# What the document shows beside the fields.
+
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    Annotated[str, Field(min_length=1, max_length=MAX_IDEMPOTENCY_KEY_CHARACTERS)],
+    "the same key with the same request gives the same object back",
+)
+
+
+class JobText(BaseModel):
+    """A text with what is to come back beside its vector."""
+
+    id: Annotated[str, Field(max_length=MAX_ID_CHARACTERS)] | int | None = None
+    text: Annotated[str, Field(min_length=1)]
+    metadata: dict[str, Any] | None = None
+
+
+class JobBody(JobFields):
+    """The parameters, and one of three inputs: texts, of which what is wrong becomes an error row; a file's id; a URL."""
+
+    input: str | Annotated[list[str | JobText | Any], Field(min_length=1)] | None = None
+    input_file_id: str | None = None
+    input_url: Annotated[str | None, Field(description="under one of the roots that the operator allows")] = None
+
+
+class JobForm(JobFields):
+    """The parameters, and after them the input, whose name tells its format."""
+
+    file: Annotated[bytes, WithJsonSchema({"type": "string", "format": "binary"})]
+
+
+# Fields that a query string has as text.
+FIELDS_AS_TEXT = {
+    "metadata": Annotated[str, Field(description="a JSON object of strings")],
+    "metadata_columns": Annotated[str, Field(description="names with commas between, or a JSON list")],
+    "format": Annotated[str, WithJsonSchema({"enum": known_formats()})],
+}
 
 
 def read_job_fields(given: Mapping[str, Any]) -> JobFields:

@@ -11,6 +11,7 @@ import orjson
 import pyarrow as pa
 from redis.exceptions import RedisError
 
+from shared import metrics, traces
 from shared.errors import InvalidParameter, StorageAway
 from shared.intake import Record
 from shared.intake.cutting import DEFAULT_TOKENS_PER_S, ShardCutter
@@ -25,6 +26,7 @@ from shared.settings import Settings
 from shared.webhooks import check_submitted
 from web.auth import Caller
 from web.native import JobFields
+from web.quotas import Quotas
 
 logger = get_logger(__name__)
 
@@ -35,10 +37,11 @@ Parse = Callable[[Iterator[bytes]], Iterable[Record]]
 class Submissions:
     """Where jobs come in. What is accepted is durable; what is refused or breaks off leaves nothing behind."""
 
-    def __init__(self, settings: Settings, jobs: Jobs, presence: PresenceBoard) -> None:
+    def __init__(self, settings: Settings, jobs: Jobs, presence: PresenceBoard, quotas: Quotas) -> None:
         self._settings = settings
         self._jobs = jobs
         self._presence = presence
+        self._quotas = quotas
 
     def accept(
         self, caller: Caller, model: ModelConfig, fields: JobFields, key: str | None, blocks: Iterable[bytes], parse: Parse
@@ -65,7 +68,8 @@ class Submissions:
             for _ in blocks:
                 pass
             sizes = {"shard_tokens": self._shard_tokens(live), "max_shard_rows": self._settings.max_shard_rows}
-            return {"shards": (), "source": source.model_copy(update=sizes), "is_prepared": False}
+            unprepared = source.model_copy(update=sizes)
+            return {"shards": (), "source": unprepared, "is_prepared": False, "input_bytes": 0}
 
         return self._accept(caller, model, fields, key, [source.model_dump_json().encode()], store)
 
@@ -80,49 +84,58 @@ class Submissions:
     ) -> tuple[Job, bool]:
         """`store` reads the blocks, writes what is to be written, and tells what the manifest says of the input."""
         live = self._live(model)
-        _check(fields, live)
+        _check(model, fields, live)
         if fields.webhook_url is not None:
             check_submitted(fields.webhook_url, self._settings)
         parameters = {"model": model.name, **fields.model_dump(exclude={"model"})}
         digest = hashlib.sha256(orjson.dumps(parameters, option=orjson.OPT_SORT_KEYS))
 
-        def digested() -> Iterator[bytes]:
+        input_bytes = 0
+
+        def digested(blocks: Iterable[bytes]) -> Iterator[bytes]:
+            nonlocal input_bytes
             for block in blocks:
                 digest.update(block)
+                input_bytes += len(block)
                 yield block
 
         if key is not None:
             key = digest_key(key)
             earlier = self._jobs.store.find_by_key(caller.owner, key)
             if earlier is not None:
-                for _ in digested():
+                for _ in digested(blocks):
                     pass
                 return _same(earlier, digest.hexdigest()), True
         job_id = new_job_id()
-        try:
-            stored = store(job_id, digested(), live)
-            job = Job(
-                **stored,
-                id=job_id,
-                owner=caller.owner,
-                model=model.name,
-                created_at=time.time(),
-                parameters=fields.parameters,
-                priority=fields.priority or "normal",
-                metadata=fields.metadata,
-                on_duplicate=fields.on_duplicate or "error",
-                dedupe=bool(fields.dedupe),
-                cache=bool(fields.cache),
-                webhook_url=fields.webhook_url,
-                idempotency_key=key,
-                input_digest=digest.hexdigest(),
-            )
-            existing = self._jobs.submit(job)
-        except BaseException:
-            self._discard(job_id)
-            raise
+        with self._quotas.place_for_job(caller):
+            bounded = self._quotas.bounded(caller, iter(blocks), "input")
+            try:
+                stored = store(job_id, digested(bounded), live)
+                job = Job(
+                    id=job_id,
+                    owner=caller.owner,
+                    model=model.name,
+                    created_at=time.time(),
+                    parameters=fields.parameters,
+                    priority=fields.priority or "normal",
+                    metadata=fields.metadata,
+                    on_duplicate=fields.on_duplicate or "error",
+                    dedupe=bool(fields.dedupe),
+                    cache=bool(fields.cache),
+                    webhook_url=fields.webhook_url,
+                    idempotency_key=key,
+                    input_digest=digest.hexdigest(),
+                    traceparent=traces.current().traceparent,
+                    **{"input_bytes": input_bytes, **stored},
+                )
+                existing = self._jobs.submit(job)
+            except BaseException:
+                self._discard(job_id)
+                raise
         if existing.id != job.id:
             return _same(existing, digest.hexdigest()), True
+        metrics.JOBS_SUBMITTED.inc(1, job.model)
+        metrics.ROWS_SUBMITTED.inc(job.rows, job.model)
         logger.info("job submitted", job=job.id, model=job.model, rows=job.rows, shards=len(job.shards))
         return job, False
 
@@ -166,8 +179,11 @@ class Submissions:
             logger.warning("broken upload not removed", job=job_id, error=str(error))
 
 
-def _check(fields: JobFields, live: list[ModelPresence]) -> None:
+def _check(model: ModelConfig, fields: JobFields, live: list[ModelPresence]) -> None:
     """What only a loaded model tells: refused now rather than as a row of errors."""
+    if model.reranking or any(presence.kind == "rerank" for presence in live):
+        message = f"model: {model.name!r} is a reranker and makes no embeddings; POST /v1/rerank asks it"
+        raise InvalidParameter(message, param="model")
     loaded = [presence for presence in live if presence.dimensions is not None]
     native = max((presence.dimensions for presence in loaded if presence.dimensions is not None), default=None)
     if fields.dimensions is not None and native is not None and fields.dimensions > native:

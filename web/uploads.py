@@ -23,6 +23,12 @@ from web.failures import WrongMediaType
 from web.multipart import MULTIPART, Part, read_parts
 from web.native import JobFields, read_job_query
 
+# Every content type of a streamed body, for the document.
+STREAMED = (
+    *(media_type for known in FORMATS.values() for media_type in known.media_types[:1]),
+    *COMPRESSED_MEDIA_TYPES,
+    "application/octet-stream",
+)
 # What says nothing of the content: the format is asked for, or told from the first bytes.
 _ANYTHING = "application/octet-stream"
 _CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii"})

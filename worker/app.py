@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from shared import bulk, logs
-from shared.models import load_registry
+from shared.live import LiveRegistry
 from shared.settings import load_settings
 from worker.delivery import ShardRequest
 from worker.runtime import Runtime
 
 settings = load_settings()
-registry = load_registry(settings)
+registry = LiveRegistry(settings)
 app = bulk.make_celery(settings.broker, [model.name for model in registry], shards_at_once=settings.shards_at_once)
 runtime = Runtime(settings, registry, app)
 
@@ -37,6 +37,11 @@ def _set_up_logs(**_: Any) -> None:
 def _start(**_: Any) -> None:
     logs.set_up(settings, "worker")  # Celery sets its own up later
     runtime.start()
+
+
+@worker_ready.connect
+def _connected(sender: Any, **_: Any) -> None:
+    runtime.queues.consumer_ready(sender)
 
 
 @worker_shutting_down.connect

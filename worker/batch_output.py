@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -94,8 +94,7 @@ def answer(rows: list[Row], job_id: str, model: ModelConfig, end: str) -> Line:
     if wrong is not None:
         code = str(wrong["code"])
         status = 500 if code in SERVER_ERRORS else 400
-        body = error_body(str(wrong["message"]), code, wrong.get("param"), status)
-        line["response"] = _response(status, digest, body)
+        line["response"] = _response(status, digest, error_body(str(wrong["message"]), code, wrong.get("param"), status))
         return Line(True, _dump(line))
     vectors = [row.vector for row in rows if row.vector is not None]
     if len(vectors) < rows[0].place.of:
@@ -120,7 +119,7 @@ def _wrong_dimensions(rows: list[Row], model: ModelConfig) -> dict[str, Any] | N
     return {"code": "invalid_value", "message": message, "param": "dimensions"}
 
 
-def _response(status: int, digest: str, body: dict[str, Any]) -> dict[str, Any]:
+def _response(status: int, digest: str, body: Mapping[str, object]) -> dict[str, Any]:
     return {"status_code": status, "request_id": f"req_{digest[32:]}", "body": body}
 
 

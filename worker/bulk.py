@@ -9,29 +9,32 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pyarrow as pa
 from redis.exceptions import RedisError
 
-from shared import records
+from shared import metrics, records, traces
 from shared.errors import EngineFailed, NotFound, StorageAway, UmekomiError, Unavailable
 from shared.jobs.finishing import finish
 from shared.jobs.job import FINALIZE, PREPARE, Job, JobView
 from shared.jobs.jobs import Jobs
 from shared.logs import get_logger
-from shared.models import ModelConfig, ModelRegistry
+from shared.models import ModelConfig, Models
 from shared.settings import Settings
 from worker.engine import Embedded, EmbedRequest, Engine
 from worker.poison import Span, plan
 from worker.reuse import Reuse
 from worker.rows import count, deduplicated, rows_to_embed, to_output, unreadable_rows, with_deduplicated
+from worker.spans import trace_engine
 from worker.vector_cache import Landed, VectorCache
 
 logger = get_logger(__name__)
 
 T = TypeVar("T")
+# What their spans are called.
+STEPS = {PREPARE: "prepare", FINALIZE: "finalize"}
 
 
 # A step that travels as a shard does (PREPARE, FINALIZE): given the job, and a look whether it was stopped meanwhile. It
@@ -45,6 +48,7 @@ class RunningShard:
 
     job: Job
     shard: int
+    began_at: float = field(default_factory=time.time)  # unix seconds
     is_stopped: bool = False  # paused, cancelled or deleted meanwhile
     future: Future[Any] | None = None  # of the engine, or of another shard that embeds the same text
 
@@ -72,7 +76,7 @@ class ShardRunner:
         self,
         jobs: Jobs,
         engine: Engine,
-        registry: ModelRegistry,
+        registry: Models,
         settings: Settings,
         worker_id: str,
         steps: Mapping[int, Step] | None = None,
@@ -92,7 +96,7 @@ class ShardRunner:
     def run(self, job_id: str, shard: int) -> None:
         """Embed the shard unless it is done, stopped or run by somebody else. Raises nothing."""
         try:
-            view = self._jobs.view(job_id)
+            view = self._jobs.glance(job_id)
         except NotFound:
             return  # deleted
         except StorageAway as error:
@@ -106,20 +110,26 @@ class ShardRunner:
             return
         may_release = True
         try:
-            if shard in self._steps:
-                self._steps[shard](view, lambda: running.is_stopped)
-                self._jobs.announce(job_id)
-            else:
-                self._run(running)
+            name = STEPS.get(shard, "shard")
+            facts: dict[str, traces.Attribute | None] = {"job": job_id, "shard": shard, "model": view.job.model, "lane": "bulk"}
+            with traces.span(name, view.job.traceparent, kind="consumer", facts=facts):
+                if shard in self._steps:
+                    self._steps[shard](view, lambda: running.is_stopped)
+                    self._jobs.announce(job_id)
+                else:
+                    self._run(running)
         except CancelledError:
+            self._count(view.job, "stopped")
             logger.info("shard stopped", job=job_id, shard=shard)
             self._clean_up(job_id)
         except (StorageAway, Unavailable) as error:
             # Not released: sent again when the lease has run out, which is the pause that a full disk or a reload needs.
             may_release = False
+            self._count(view.job, "put_off")
             logger.warning("shard put off", job=job_id, shard=shard, reason=str(error))
         except Exception:
             may_release = False
+            self._count(view.job, "failed")
             logger.exception("shard failed", job=job_id, shard=shard)
         finally:
             with self._lock:
@@ -127,12 +137,20 @@ class ShardRunner:
             if may_release:
                 self._release(view.job, shard)
 
+    def _count(self, job: Job, outcome: str) -> None:
+        metrics.SHARDS_RUN.inc(1, job.model, outcome)
+
     def _clean_up(self, job_id: str) -> None:
         """If the job was deleted, what was written for it since goes too."""
         try:
             self._jobs.store.discard_if_deleted(job_id)
         except StorageAway as error:
             logger.warning("deleted job not cleaned up", job=job_id, reason=str(error))
+
+    def running(self) -> list[RunningShard]:
+        """What runs here now."""
+        with self._lock:
+            return list(self._running.values())
 
     def renew(self) -> None:
         """Keep the leases of what runs here. Raises RedisError."""
@@ -189,6 +207,10 @@ class ShardRunner:
                 if counts is None:
                     return
             seconds = counts.finished_at - started_at
+            traces.current().tell({"rows": counts.rows, "failed": counts.failed, "tokens": counts.tokens})
+            self._count(job, "embedded")
+            metrics.SHARD_SECONDS.observe(seconds, job.model)
+            metrics.DEDUPLICATED.inc(counts.deduplicated, job.model)
             logger.info(
                 "shard embedded",
                 job=job.id,
@@ -217,6 +239,7 @@ class ShardRunner:
         crashes = store.crashes(job.id, shard)
         if not crashes:
             return self._embed_span(running, rows, (0, len(rows)))
+        metrics.SHARD_RETRIES.inc(1, job.model)
         parts = store.parts(job.id, shard)
         todo = plan(len(rows), crashes, parts, self._settings.max_attempts)
         if todo.spans == [(0, len(rows))]:
@@ -225,6 +248,7 @@ class ShardRunner:
         for span in todo.spans:
             parts[span] = self._embed_span(running, rows, span)
             store.put_part(job.id, shard, span, parts[span])
+        metrics.POISON_ROWS.inc(len(todo.poison), job.model)
         deadly = EngineFailed("the worker died each time it ran this text")
         for row in todo.poison:
             parts[row, row + 1] = to_output(rows.slice(row, 1), None, [], deadly)
@@ -258,7 +282,10 @@ class ShardRunner:
             store.withdraw_attempt(job.id, shard, number)
 
     def _model(self, job: Job) -> ModelConfig:
-        model = self._registry.get(job.model)
+        model = self._registry.models.get(job.model)
+        if model is None:
+            # It left the configuration: its shards wait until it is back, here or on another worker. See job_object's reason.
+            raise Unavailable(f"this worker does not serve the model {job.model!r}")
         # Each request of a batch may ask for other dimensions: its vectors are cut when its files are written.
         return model.model_copy(update={"dimensions": None}) if job.kind == "batch" else model
 
@@ -275,7 +302,10 @@ class ShardRunner:
                 truncate=parameters.truncate,
             )
         )
-        return _wait(running, future)
+        embedded = _wait(running, future)
+        if traces.is_on():
+            trace_engine(traces.current(), time.time(), embedded.queue_s, embedded.embed_s)
+        return embedded
 
     def _release(self, job: Job, shard: int) -> None:
         try:

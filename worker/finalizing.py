@@ -22,7 +22,7 @@ from shared.jobs.finishing import all_committed, end
 from shared.jobs.job import Counts, Done, Ending, Job, JobView
 from shared.jobs.jobs import Jobs
 from shared.logs import get_logger
-from shared.models import ModelRegistry
+from shared.models import ModelConfig, Models, Parameters
 from shared.records import damage_told
 from shared.settings import Settings
 from worker.batch_output import Line, answer, gather
@@ -37,7 +37,7 @@ BATCH_ROWS = 2048
 class Finalizer:
     """A worker.bulk.Step."""
 
-    def __init__(self, jobs: Jobs, files: FileStore, registry: ModelRegistry, settings: Settings) -> None:
+    def __init__(self, jobs: Jobs, files: FileStore, registry: Models, settings: Settings) -> None:
         self._jobs = jobs
         self._files = files
         self._registry = registry
@@ -76,7 +76,8 @@ class Finalizer:
         return stands
 
     def _write(self, job: Job, ending: Ending) -> Done:
-        model = self._registry.get(job.model)
+        # The model may have left the configuration; the vectors that are there are its own all the same.
+        model = self._registry.models.get(job.model) or ModelConfig(name=job.model, parameters=Parameters(model=job.model))
         completed = failed = tokens = truncated = 0
         with ExitStack() as stack:
             output = _LazyFile(stack, self._files, job, "output", ending.at, self._expire_after_s(job))

@@ -19,7 +19,7 @@ from shared.errors import NotFound, StorageAway
 from shared.files import FileStore
 from shared.jobs.dispatch import deal
 from shared.jobs.finishing import finish, finish_cancelled
-from shared.jobs.job import JobView
+from shared.jobs.job import FINALIZE
 from shared.jobs.jobs import Jobs
 from shared.logs import get_logger
 from shared.presence import PresenceBoard
@@ -47,12 +47,12 @@ class Reconciler:
         jobs: Jobs,
         board: PresenceBoard,
         celery: Celery,
-        models: list[str],
+        models: Callable[[], list[str]],
         settings: Settings,
         worker_id: str,
         on_sweep: Callable[[], None] | None = None,
     ) -> None:
-        """`on_sweep`: what else the leader has done now and then; it returns at once."""
+        """`models`: the names of those served now. `on_sweep`: what else the leader has done now and then; it returns at once."""
         self._jobs = jobs
         self._board = board
         self._celery = celery
@@ -108,8 +108,9 @@ class Reconciler:
         self._fill_index()
         for job_id in self._jobs.index.running():
             self._end(job_id)
-        for model in self._models:
+        for model in self._models():
             self.deal(model)
+        self._finalize_without_model()
         if time.monotonic() - self._swept_at > SWEEP_INTERVAL_S or not self._swept_at:
             self._swept_at = time.monotonic()
             self._sweep()
@@ -122,8 +123,7 @@ class Reconciler:
         room = self._room(model) - len(in_flight)
         if room <= 0:
             return
-        running = [view for view in index.views(index.running()) if view is not None and _may_run(view, model)]
-        dealt = deal(index.for_dealing(running, in_flight, room), room)
+        dealt = deal(index.for_dealing(index.running(), model, in_flight, room), room)
         if not dealt.sends:
             return
         # Noted first: a crash before the message goes out costs a delay, one after it would cost double work.
@@ -135,6 +135,18 @@ class Reconciler:
                 for unsent_job, unsent_shard in dealt.sends[number:]:
                     index.not_sent(model, unsent_job, unsent_shard)
                 raise
+
+    def _finalize_without_model(self) -> None:
+        """End batches that are cancelled or expired and whose model nobody serves any more: that wants no model."""
+        index, models = self._jobs.index, self._models()
+        served = {name for worker in self._board.workers() for name in worker.models}
+        for view in index.views(index.running()):
+            if view is None or view.job.model in served or not view.is_to_finalize(time.time()) or not models:
+                continue
+            job = view.job
+            if (job.id, FINALIZE) not in index.in_flight(job.model):
+                index.sent(job.model, [(job.id, FINALIZE)], time.time() + self._settings.resend_after_s, {})
+                bulk.send(self._celery, models[0], job.id, FINALIZE)
 
     def _room(self, model: str) -> int:
         """Shards that may be in flight: what the model's live workers run at once, and a few that wait for each."""
@@ -165,6 +177,10 @@ class Reconciler:
 
     def _end(self, job_id: str) -> None:
         try:
+            view = self._jobs.glance(job_id)
+            is_running = view.job.kind == "job" and view.marks.done is None and view.marks.cancelled_at is None
+            if is_running and self._jobs.index.is_unfinished(job_id):
+                return  # the counts of its shards may be a hundred thousand
             view = self._jobs.view(job_id)
         except NotFound:
             return
@@ -190,10 +206,3 @@ class Reconciler:
                 logger.info("broken upload removed", job=job_id)
         if self._on_sweep is not None:
             self._on_sweep()
-
-
-def _may_run(view: JobView, model: str) -> bool:
-    marks = view.marks
-    if view.job.model != model or marks.done is not None or marks.paused_at is not None:
-        return False
-    return marks.cancelled_at is None or view.job.kind == "batch"

@@ -9,12 +9,13 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 
 from redis.exceptions import RedisError
 
+from shared import metrics
+from shared.build import umekomi_version
 from shared.errors import NotFound, StorageAway
-from shared.jobs.job import JobView
+from shared.jobs.job import Delivery, JobView
 from shared.jobs.jobs import Jobs
 from shared.logs import get_logger
 from shared.settings import Settings
@@ -46,7 +47,7 @@ class Webhooks:
         self._free = threading.Semaphore(SIDE_BY_SIDE)
         self._pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="webhook")
         self._thread = essential_thread(self._run, "webhooks")
-        self._agent = f"umekomi/{_version()}"
+        self._agent = f"umekomi/{umekomi_version()}"
 
     def start(self) -> None:
         """Begin to deliver, as long as this worker leads."""
@@ -119,6 +120,7 @@ class Webhooks:
             wrong = error.reason
         view = replace(view, delivery=after(view.delivery, at=at, status=status, error=wrong))
         self._jobs.delivered(view)
+        metrics.WEBHOOKS.inc(1, _outcome(view.delivery))
         log = logger.info if view.delivery.delivered_at is not None else logger.warning
         event_said = "webhook delivered" if view.delivery.delivered_at is not None else "webhook not delivered"
         log(
@@ -137,8 +139,7 @@ class Webhooks:
             pass  # found again by the next look
 
 
-def _version() -> str:
-    try:
-        return version("umekomi")
-    except PackageNotFoundError:
-        return "unknown"  # run from a source tree that is not installed
+def _outcome(delivery: Delivery) -> str:
+    if delivery.delivered_at is not None:
+        return "delivered"
+    return "given_up" if delivery.is_over else "failed"

@@ -96,3 +96,20 @@ def test_what_a_newer_version_says_besides_is_passed_over() -> None:
     fields["models"]["m"]["taste"] = "sweet"
 
     assert WorkerPresence.from_json(orjson.dumps(fields)) == WORKER
+
+
+def test_a_worker_that_retires_learns_which_of_its_models_others_have_loaded(redis: Redis) -> None:
+    board = PresenceBoard(redis)
+    models = {name: ModelPresence(state="ready") for name in ("shared", "loading", "dead", "draining", "own")}
+    board.announce(replace(WORKER, models=models))
+    board.announce(
+        replace(WORKER, id="w2", models={"shared": ModelPresence(state="ready"), "loading": ModelPresence(state="loading")})
+    )
+    board.announce(replace(WORKER, id="w3", models={"dead": ModelPresence(state="ready")}))
+    redis.zadd(keys.able("dead"), {"w3": 1})  # its presence lapsed
+    board.announce(replace(WORKER, id="w4", models={"draining": ModelPresence(state="ready")}), draining=True)
+
+    assert board.retire("w1", models) == {"shared"}
+    assert redis.zscore(keys.able("own"), "w1") is None
+    assert board.is_alive("w1")
+    assert board.retire("w2", ["shared"]) == set()

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,14 @@ MODELS = """
 class Service:
     """One installation in a directory of its own. Logs go to files there, and into the failure of a test."""
 
-    def __init__(self, directory: Path, *, models: str = MODELS, **settings: str | int | float) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        models: str = MODELS,
+        environment: Mapping[str, str] | None = None,
+        **settings: str | int | float,
+    ) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "valkey").mkdir(exist_ok=True)
@@ -37,15 +44,19 @@ class Service:
         self.storage = Path(str(settings.get("storage_url", directory / "storage")))
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.environment = os.environ | {
-            "UMEKOMI_ADDRESS": f"127.0.0.1:{self.port}",
-            "UMEKOMI_DATA_DIR": str(directory),
-            "UMEKOMI_STORAGE_URL": str(directory / "storage"),
-            "UMEKOMI_CONFIG_FILE": str(directory / "models.yaml"),
-            "UMEKOMI_REDIS_URL": self.valkey.url,
-            "UMEKOMI_LOG_FORMAT": "json",
-            **{f"UMEKOMI_{name.upper()}": str(value) for name, value in settings.items()},
-        }
+        self.environment = (
+            dict(os.environ)
+            | dict(environment or {})
+            | {
+                "UMEKOMI_ADDRESS": f"127.0.0.1:{self.port}",
+                "UMEKOMI_DATA_DIR": str(directory),
+                "UMEKOMI_STORAGE_URL": str(directory / "storage"),
+                "UMEKOMI_CONFIG_FILE": str(directory / "models.yaml"),
+                "UMEKOMI_REDIS_URL": self.valkey.url,
+                "UMEKOMI_LOG_FORMAT": "json",
+                **{f"UMEKOMI_{name.upper()}": str(value) for name, value in settings.items()},
+            }
+        )
         self.workers: list[subprocess.Popen[bytes]] = []
         self.web: subprocess.Popen[bytes] | None = None
         self._logs = 0
@@ -67,6 +78,15 @@ class Service:
     def start_web(self) -> None:
         """Gunicorn; returns before it listens."""
         self.web = self._run("web", "-m", "cli.main", "web")
+
+    def start_other_web(self) -> int:
+        """One more gunicorn, on a port of its own; returns the port when it serves. From now on it is the service's."""
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment["UMEKOMI_ADDRESS"] = f"127.0.0.1:{self.port}"
+        self.start_web()
+        self.wait_ready()
+        return self.port
 
     def wait_ready(self, within_s: float = 90.0) -> None:
         """Until /readyz says so."""

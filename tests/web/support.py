@@ -19,8 +19,10 @@ from redis import Redis
 from shared import records
 from shared.errors import UmekomiError
 from shared.interactive import Answer, Ask, AskServer
+from shared.interactive.wire import MAX_BYTES_OF_LENGTH
 from shared.jobs.job import Done
 from shared.jobs.jobs import Jobs
+from shared.keys import AskLength
 from shared.models import ModelConfig, ModelRegistry, Parameters
 from shared.presence import ModelPresence, ModelState, PresenceBoard, WorkerPresence
 from shared.records import OUTPUT_SCHEMA, ShardCounts
@@ -84,20 +86,23 @@ class AnsweringWorker:
         board, server, presence = PresenceBoard(self.redis), AskServer(self.redis, "w1"), worker(self.models)
         board.announce(presence)
 
-        def loop() -> None:
+        # A thread for each length: Redis ends a wait without an ask up to 100 ms late, and no ask is to wait behind that.
+        def loop(length: AskLength) -> None:
             while not self._stopping.is_set():
                 board.announce(presence)
-                taken = server.take(self.models, 64, block_s=0.2)
+                taken = server.take(self.models, 64, block_s=0.2, length=length)
                 self.asks += [each.ask for each in taken]
                 server.answer([(each, self.reply(each.ask)) for each in taken])
 
-        thread = threading.Thread(target=loop, name="answering-worker")
-        thread.start()
+        threads = [threading.Thread(target=loop, args=(length,), name=f"answering-{length}") for length in MAX_BYTES_OF_LENGTH]
+        for thread in threads:
+            thread.start()
         try:
             yield self
         finally:
             self._stopping.set()
-            thread.join()
+            for thread in threads:
+                thread.join()
 
 
 def run_shard(jobs: Jobs, job_id: str, shard: int) -> None:

@@ -78,7 +78,7 @@ class Bench:
         return self.jobs.submit(job)
 
     def pending(self, job: Job) -> list[int]:
-        return list(self.jobs.index.for_dealing([self.jobs.view(job.id)], set(), 100)[0].pending)
+        return list(self.jobs.index.for_dealing([job.id], job.model, set(), 100)[0].pending)
 
     def run(self, job: Job, step: int | None = None) -> None:
         """One step, or all there are until the end."""

@@ -46,7 +46,7 @@ def away(storage: DirectoryStorage) -> Jobs:
 def leader(jobs: Jobs, redis: Redis, redis_url: str, tmp_path: Path) -> Iterator[Reconciler]:
     celery: Celery = bulk.make_celery(redis_url, ["m"], shards_at_once=1)
     announce_worker(redis)
-    yield Reconciler(jobs, PresenceBoard(redis), celery, ["m"], Settings(data_dir=tmp_path), "w1")
+    yield Reconciler(jobs, PresenceBoard(redis), celery, lambda: ["m"], Settings(data_dir=tmp_path), "w1")
     celery.close()
 
 

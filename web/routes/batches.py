@@ -7,11 +7,14 @@ import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from typing import Annotated
 
 import orjson
 from flask import Blueprint, Response, request
+from pydantic import Field
 
-from shared.errors import InvalidParameter, ModelNotFound, NotFound
+from shared import metrics, traces
+from shared.errors import Conflict, InvalidParameter, ModelNotFound, NotFound
 from shared.files import StoredFile, content_name
 from shared.intake import Options, UnreadableInput
 from shared.intake.batch import first_model, parse
@@ -19,9 +22,10 @@ from shared.jobs.job import Counts, Done, Job, JobView, Source, new_batch_id
 from shared.jobs.store import digest_key
 from shared.logs import get_logger
 from web import openai
-from web.batches import FILE_PURPOSE, BatchFields, batch_object, read_batch, read_batch_id
+from web.batches import FILE_PURPOSE, BatchFields, BatchObject, batch_object, read_batch, read_batch_id
 from web.bodies import BLOCK_BYTES, Body, require_json
-from web.native import read_idempotency_key, read_limit
+from web.native import IDEMPOTENCY_KEY, read_idempotency_key, read_limit
+from web.openapi import Header, Parameter, Returns, Takes, describe
 from web.parts import caller, parts
 
 logger = get_logger(__name__)
@@ -33,7 +37,22 @@ MAX_PAGE, PAGE = 100, 20
 MAX_MODEL_CHARACTERS = 200
 
 
+_OF_A_BATCH = {"batch_id": "as its creation gave it"}
+
+
 @blueprint.post("")
+@describe(
+    takes=Takes(
+        schema=BatchFields,
+        example={"input_file_id": "file-…", "endpoint": "/v1/embeddings", "completion_window": "24h"},
+    ),
+    returns=Returns(
+        schema=BatchObject,
+        headers=[Header("idempotent-replayed", "`true` if the key was used before, and the batch is that one")],
+    ),
+    fails=[InvalidParameter, NotFound],
+    headers=[IDEMPOTENCY_KEY],
+)
 def create() -> Response:
     """Accept a batch: its file is read by a worker, which finds whatever is wrong with it."""
     require_json(request)
@@ -47,9 +66,12 @@ def create() -> Response:
         if earlier is not None:
             return _replayed(earlier, digest)
     job, end = _job(fields, digest, key)
-    made = parts().jobs.submit(job, end)
+    with parts().quotas.place_for_job(caller()):
+        made = parts().jobs.submit(job, end)
     if made.id != job.id:
         return _replayed(made, digest)
+    if end is None:  # else its model may be a name that nobody serves
+        metrics.JOBS_SUBMITTED.inc(1, job.model)
     logger.info("batch submitted", job=job.id, model=job.model, file=fields.input_file_id, failed=end is not None)
     return _answer(_view(job.id))
 
@@ -105,6 +127,7 @@ def _job(fields: BatchFields, digest: str, key: str | None) -> tuple[Job, Done |
         batch=batch,
         idempotency_key=key,
         input_digest=digest,
+        traceparent=traces.current().traceparent,
     )
     if named is None and wrong is None:
         return job, _unreadable(job, file)
@@ -151,6 +174,14 @@ def _replayed(earlier: Job, digest: str) -> Response:
 
 
 @blueprint.get("")
+@describe(
+    returns=openai.Page[BatchObject],
+    query=[
+        Parameter("limit", Annotated[int, Field(ge=1, le=MAX_PAGE)], f"entries of a page, {PAGE} if not given"),
+        Parameter("after", str, "the id of the last batch of the page before"),
+    ],
+    fails=[NotFound],
+)
 def list_batches() -> Response:
     """The caller's batches, newest first."""
     limit = read_limit(request.args.get("limit"), default=PAGE, most=MAX_PAGE)
@@ -163,12 +194,14 @@ def list_batches() -> Response:
 
 
 @blueprint.get("/<batch_id>")
+@describe(returns=BatchObject, fails=[NotFound], path=_OF_A_BATCH)
 def get(batch_id: str) -> Response:
     """The batch as it stands."""
     return _answer(_view(read_batch_id(batch_id)))
 
 
 @blueprint.post("/<batch_id>/cancel")
+@describe(returns=BatchObject, fails=[Conflict, NotFound], path=_OF_A_BATCH)
 def cancel(batch_id: str) -> Response:
     """Nothing new is run; what was becomes the output file. The body, which clients leave empty, is not looked at."""
     return _answer(parts().jobs.cancel(_view(read_batch_id(batch_id))))
@@ -185,5 +218,5 @@ def _answer(view: JobView) -> Response:
     return _json(batch_object(view, time.time()))
 
 
-def _json(body: dict[str, object]) -> Response:
+def _json(body: Mapping[str, object]) -> Response:
     return Response(orjson.dumps(body), content_type=openai.JSON)

@@ -7,27 +7,55 @@ import uuid
 
 from flask import Blueprint, Response, request
 
-from shared.errors import InvalidParameter
+from shared.errors import ContextLengthExceeded, EngineFailed, InvalidParameter, LaneFull, ModelNotFound
 from shared.interactive import Answer, Ask
-from shared.jobs.wire import JOBS
+from shared.jobs.wire import JOBS, JobObject
 from shared.models import ModelConfig
 from web import openai
 from web.bodies import Body, require_json
+from web.native import IDEMPOTENCY_KEY
+from web.openapi import Header, Parameter, Returns, Takes, describe
 from web.parts import parts
-from web.routes.jobs import submit_json
+from web.routes.jobs import ACCEPTED, submit_json
 
 blueprint = Blueprint("embeddings", __name__)
 
 _REJECT = (
     "input: the model takes texts, not token ids; LangChain sends texts with check_embedding_ctx_length=False, "
-    "and the model's entry may say `token_ids: model` for ids of its own tokenizer"
+    "and the model's entry may say `token_ids: cl100k_base` for LangChain's, or `token_ids: model` for ids of its own tokenizer"
 )
-_NO_CL100K = "input: token ids of cl100k_base cannot be decoded here, its encoding file is not installed; send texts"
 
 
 @blueprint.post("/v1/embeddings")
 @blueprint.post("/embeddings")
 @blueprint.post("/v1/engines/<path:engine>/embeddings")
+@blueprint.post("/v1/engines/<path:engine>/embeddings/")  # behind a part of several segments a slash is not passed over
+@describe(
+    takes=Takes(schema=openai.EmbeddingsBody, example={"model": "all-MiniLM-L6-v2", "input": ["a river", "a stone"]}),
+    returns=[
+        Returns(
+            schema=openai.EmbeddingsObject,
+            description="The vectors, in the order of the input.",
+            headers=[
+                Header("openai-model", "the model that was asked"),
+                Header("server-timing", "milliseconds that the request waited, and that it took on the device"),
+                Header("x-truncated-inputs", "positions of the inputs that were cut, with commas between; as many as fit"),
+            ],
+        ),
+        Returns(
+            schema=JobObject,
+            status=202,
+            description="With `Prefer: respond-async`: the job.",
+            headers=[*ACCEPTED, Header("Preference-Applied", "respond-async")],
+        ),
+    ],
+    fails=[InvalidParameter, ContextLengthExceeded, ModelNotFound, LaneFull, EngineFailed],
+    headers=[
+        Parameter("Prefer", str, "`respond-async`: answer with a job at once instead of with vectors"),
+        Parameter(IDEMPOTENCY_KEY.name, str, f"of a job: {IDEMPOTENCY_KEY.description}"),
+    ],
+    path={"engine": "the model, whatever the body says"},
+)
 def create(engine: str | None = None) -> Response:
     """The vectors, in the order of the input; with `Prefer: respond-async` a job instead."""
     require_json(request)
@@ -68,8 +96,6 @@ def _check_token_ids(model: ModelConfig) -> None:
     """Ids of another vocabulary would give vectors of other texts."""
     if model.token_ids == "reject":
         raise InvalidParameter(_REJECT, param="input", code="token_ids_not_supported")
-    if model.token_ids == "cl100k_base":
-        raise InvalidParameter(_NO_CL100K, param="input", code="token_ids_not_supported")
 
 
 def _response(model: ModelConfig, answer: Answer, body: bytes) -> Response:

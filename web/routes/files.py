@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Annotated
 
 import orjson
 from flask import Blueprint, Response, request
+from pydantic import Field
 
-from shared.errors import InvalidParameter, TooLarge
+from shared.errors import InvalidParameter, NotFound, TooLarge
 from shared.files import FileUpload, Order, StoredFile
 from shared.jobs.store import digest_key
 from web import downloads, openai
-from web.batches import FILE_PURPOSE, MAX_EXPIRY_S, MIN_EXPIRY_S, file_object
+from web.batches import FILE_PURPOSE, MAX_EXPIRY_S, MIN_EXPIRY_S, FileForm, FileObject, file_object
 from web.bodies import Body
-from web.multipart import Part, read_parts
-from web.native import read_idempotency_key, read_limit, read_number
+from web.failures import RangeNotSatisfiable
+from web.multipart import MULTIPART, Part, read_parts
+from web.native import IDEMPOTENCY_KEY, read_idempotency_key, read_limit, read_number
+from web.openapi import Parameter, Takes, describe
 from web.parts import caller, parts
 
 blueprint = Blueprint("files", __name__, url_prefix="/v1/files")
@@ -26,7 +31,16 @@ MAX_FILENAME_CHARACTERS = 255
 PIECE_BYTES = 256 * 1024
 
 
+_OF_A_FILE = {"file_id": "as the upload gave it"}
+
+
 @blueprint.post("")
+@describe(
+    takes=Takes(schema=FileForm, media_type=MULTIPART),
+    returns=FileObject,
+    fails=[InvalidParameter],
+    headers=[IDEMPOTENCY_KEY],
+)
 def create() -> Response:
     """A file, streamed to storage; one that breaks off leaves nothing behind."""
     settings = parts().settings
@@ -46,7 +60,8 @@ def create() -> Response:
                 if "file" in fields:
                     raise InvalidParameter("file: there is more than one", param="file")
                 fields["file"] = ""
-                _store(part, upload, settings.max_file_bytes, too_large)
+                content = parts().quotas.bounded(caller(), part.content, "file")
+                _store(replace(part, content=content), upload, settings.max_file_bytes, too_large)
             else:
                 fields[part.name] = part.text()
                 _check_field(part.name, fields[part.name])
@@ -105,6 +120,16 @@ def _finish(upload: FileUpload, fields: dict[str, str]) -> None:
 
 
 @blueprint.get("")
+@describe(
+    returns=openai.Page[FileObject],
+    query=[
+        Parameter("limit", Annotated[int, Field(ge=1, le=MAX_PAGE)], f"entries of a page, {MAX_PAGE} if not given"),
+        Parameter("after", str, "the id of the last file of the page before"),
+        Parameter("order", Order, "by creation; desc, the newest first, if not given"),
+        Parameter("purpose", str, "only files of this purpose"),
+    ],
+    fails=[NotFound],
+)
 def list_files() -> Response:
     """The caller's files, the newest first unless asked otherwise."""
     limit = read_limit(request.args.get("limit"), default=MAX_PAGE, most=MAX_PAGE)
@@ -127,20 +152,29 @@ def list_files() -> Response:
 
 
 @blueprint.get("/<file_id>")
+@describe(returns=FileObject, fails=[NotFound], path=_OF_A_FILE)
 def get(file_id: str) -> Response:
     """The file as it stands."""
     return _json(file_object(_file(file_id)))
 
 
 @blueprint.delete("/<file_id>")
+@describe(returns=openai.Deleted, fails=[NotFound], path=_OF_A_FILE)
 def delete(file_id: str) -> Response:
     """Remove it; a batch that has not read it yet fails."""
     file = _file(file_id)
     parts().files.delete(file)
+    parts().quotas.forget(caller())
     return _json({"id": file.id, "object": "file", "deleted": True})
 
 
 @blueprint.get("/<file_id>/content")
+@describe(
+    returns=downloads.returns("application/octet-stream"),
+    fails=[NotFound, RangeNotSatisfiable],
+    headers=downloads.RANGES,
+    path=_OF_A_FILE,
+)
 def content(file_id: str) -> Response:
     """The bytes, or those that a Range header asks for; whatever the Accept header says."""
     file = _file(file_id)
@@ -169,5 +203,5 @@ def _file(file_id: str) -> StoredFile:
     return parts().files.get(file_id, caller().owner)
 
 
-def _json(body: dict[str, object]) -> Response:
+def _json(body: Mapping[str, object]) -> Response:
     return Response(orjson.dumps(body), content_type=openai.JSON)

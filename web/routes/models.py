@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import orjson
 from flask import Blueprint, Response
 from redis.exceptions import RedisError
 
+from shared.errors import ModelNotFound
 from shared.presence import WorkerPresence
 from web import openai
+from web.openapi import describe
 from web.parts import parts
 from web.readiness import serve
 
@@ -16,6 +20,7 @@ blueprint = Blueprint("models", __name__)
 
 @blueprint.get("/v1/models")
 @blueprint.get("/models")
+@describe(returns=openai.ModelList)
 def list_models() -> Response:
     """Every model, in the order of the configuration."""
     workers = live_workers()
@@ -25,6 +30,7 @@ def list_models() -> Response:
 
 @blueprint.get("/v1/models/<path:model_id>")
 @blueprint.get("/models/<path:model_id>")
+@describe(returns=openai.ModelObject, fails=[ModelNotFound], path={"model_id": "its name or alias, slashes and all"})
 def get_model(model_id: str) -> Response:
     """One model by its name or alias, slashes and all."""
     config = parts().registry.get(model_id.rstrip("/"))
@@ -39,5 +45,5 @@ def live_workers() -> list[WorkerPresence] | None:
         return None
 
 
-def _json(body: dict[str, object]) -> Response:
+def _json(body: Mapping[str, object]) -> Response:
     return Response(orjson.dumps(body), content_type=openai.JSON)

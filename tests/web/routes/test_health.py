@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,14 @@ def test_models_are_listed_with_what_their_workers_say(client: FlaskClient, redi
     assert (first["max_tokens"], first["dtype"], first["device"]) == (16, "float32", "cpu")
     assert isinstance(first["created"], int)
     assert body["data"][1]["state"] == "unknown"
+
+
+def test_a_model_tells_what_it_makes_and_its_prompts(client: FlaskClient, redis: Redis) -> None:
+    PresenceBoard(redis).announce(
+        worker({"m": replace(presence(), kind="rerank"), "strict": replace(presence(), prompts=("query",))})
+    )
+    first, second = client.get("/v1/models").json["data"]
+    assert (first["kind"], first["prompts"], second["kind"], second["prompts"]) == ("rerank", [], "embed", ["query"])
 
 
 @pytest.mark.parametrize("path", ["/v1/models/org/m", "/v1/models/org/m/", "/models/m"])

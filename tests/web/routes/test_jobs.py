@@ -164,7 +164,7 @@ class BreaksOff(io.BytesIO):
 
 
 def test_an_upload_that_breaks_off_leaves_nothing_behind(make_app: MakeApp) -> None:
-    app = make_app(shard_seconds=0.01)
+    app = make_app(shard_seconds=1)
     body = BreaksOff(b'{"text": "a short text"}\n' * 10_000)
     response = app.test_client().post(
         JOBS, content_type=NDJSON, environ_overrides={"wsgi.input": body, "wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
@@ -183,7 +183,7 @@ def test_a_body_shorter_than_announced_is_no_job(client: FlaskClient, parts: Par
 
 
 def test_an_upload_over_the_limit_is_refused_while_it_is_read_packed_or_not(make_app: MakeApp) -> None:
-    app = make_app(max_upload_bytes=2**20, shard_seconds=0.01)
+    app = make_app(max_upload_bytes=2**20, shard_seconds=1)
     lines = b'{"text": "a short text"}\n' * 60_000
     plain = app.test_client().post(JOBS, data=lines, content_type=NDJSON)
     packed = app.test_client().post(JOBS, data=gzip.compress(lines), content_type=NDJSON, headers={"Content-Encoding": "gzip"})
