@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import httpx
 import openai
@@ -78,8 +79,9 @@ def _waiting(service: Service) -> int:
     from shared import keys
 
     with Redis.from_url(service.valkey.url) as redis:
-        groups = redis.xinfo_groups(keys.asks("all-MiniLM-L6-v2"))
-        return sum(group["pending"] for group in groups)  # type: ignore[union-attr]
+        streams = [keys.asks("all-MiniLM-L6-v2", length) for length in get_args(keys.AskLength)]
+        groups = [group for stream in streams if redis.exists(stream) for group in redis.xinfo_groups(stream)]  # type: ignore[union-attr]
+        return sum(group["pending"] for group in groups)
 
 
 def test_without_any_worker_the_answer_is_503_at_once_and_says_when_to_retry(service: Service) -> None:

@@ -221,7 +221,7 @@ def test_a_full_disk_puts_the_shard_off(jobs: Jobs, runner: ShardRunner, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(jobs.store, "commit", full)
         runner.run(job.id, 0)
-    assert jobs.view(job.id).status == "queued"
+    assert jobs.view(job.id).status == "in_progress"
     jobs.index.release(job.id, "m", 0, "w1")
     runner.run(job.id, 0)
     assert jobs.view(job.id).status == "completed"
