@@ -8,6 +8,7 @@ from typing import Any
 from shared import counting, traces
 from shared.access import KnownKeys
 from shared.access.known import is_loopback
+from shared.garbage import settle
 from shared.settings import load_settings
 from web import admission, counting_together
 from web.parts import EXTENSION
@@ -52,6 +53,11 @@ def when_ready(server: Any) -> None:
             "ANYBODY who reaches %s may use this server, it has no API key: set UMEKOMI_API_KEYS or run `umekomi keys create`",
             _settings.address,
         )
+
+
+def post_worker_init(worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature
+    """The app is there."""
+    settle()
 
 
 def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature

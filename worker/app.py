@@ -10,6 +10,7 @@ from typing import Any
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from shared import bulk, logs
+from shared.garbage import settle
 from shared.live import LiveRegistry
 from shared.settings import load_settings
 from worker.delivery import ShardRequest
@@ -42,6 +43,7 @@ def _start(**_: Any) -> None:
 @worker_ready.connect
 def _connected(sender: Any, **_: Any) -> None:
     runtime.queues.consumer_ready(sender)
+    settle()
 
 
 @worker_shutting_down.connect

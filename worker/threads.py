@@ -18,7 +18,7 @@ def exit_process() -> None:
     os._exit(EXIT_CODE)
 
 
-def essential_thread(target: Callable[[], None], name: str, on_death: Callable[[], None] = exit_process) -> threading.Thread:
+def essential_thread(target: Callable[[], None], name: str, on_death: Callable[[], None] | None = None) -> threading.Thread:
     """A thread, not started, whose uncaught exception ends the process: better than callers left to their timeouts."""
 
     def guarded() -> None:
@@ -26,6 +26,6 @@ def essential_thread(target: Callable[[], None], name: str, on_death: Callable[[
             target()
         except BaseException:
             logger.critical("thread died", thread=name, exc_info=True)
-            on_death()
+            (on_death or exit_process)()
 
     return threading.Thread(target=guarded, name=name, daemon=True)
