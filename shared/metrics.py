@@ -18,7 +18,7 @@ REQUESTS = Counter("requests_total", "HTTP requests answered, by route, method a
 REQUEST_SECONDS = Histogram(
     "request_duration_seconds", "From a request's head to the last byte of its answer.", "web", ("route",), LONG_SECONDS
 )
-IN_PROGRESS = Gauge("requests_in_progress", "Requests that hold a place: asks, uploads, downloads, pages, others.", "web", ("kind",))
+IN_PROGRESS = Gauge("requests_in_progress", "Requests with a place: asks, uploads, downloads, pages, others.", "web", ("kind",))
 ERRORS = Counter("errors_total", "Error answers, by their code.", "web", ("code",))
 RATE_LIMITED = Counter("rate_limited_total", "Requests refused by a key's rate, of requests or tokens.", "web", ("what",))
 ASK_SECONDS = Histogram(
