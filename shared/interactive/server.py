@@ -167,13 +167,17 @@ class AskServer:
             pairs = found.items() if isinstance(found, Mapping) else zip(found[::2], found[1::2], strict=True)
             values = {_text(name): value for name, value in pairs}
             try:
-                ask = decode_ask(values["ask"])
-            except (ValueError, TypeError) as error:
+                one = TakenAsk(
+                    decode_ask(values["ask"]), length, _text(entry), _text(values["to"]), int(values["size"]), time.monotonic()
+                )
+            except (KeyError, ValueError, TypeError) as error:
                 # Left in the lane it would stop every worker in turn.
-                logger.error("unreadable ask dropped", model=model, error=str(error))
-                self._redis.eval(LEAVE, 2, stream, stream_bytes, keys.ASK_GROUP, _text(entry), _text(values["size"]))
+                logger.error("unreadable ask dropped", model=model, error=type(error).__name__)
+                size = _text(values.get("size", b"0"))
+                size = size if size.isascii() and size.isdecimal() else "0"
+                self._redis.eval(LEAVE, 2, stream, stream_bytes, keys.ASK_GROUP, _text(entry), size)
                 continue
-            taken.append(TakenAsk(ask, length, _text(entry), _text(values["to"]), int(values["size"]), time.monotonic()))
+            taken.append(one)
             self._held.add((stream, _text(entry)))
         return taken
 

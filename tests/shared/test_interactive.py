@@ -614,13 +614,24 @@ def test_asks_lost_between_redis_and_the_worker_are_found_again(
     assert_lane_empty(redis)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"ask": b'{"id": "i"}', "to": "umekomi:answers:x", "size": "11", "until": "9e9"},
+        {"ask": b"x", "to": "umekomi:answers:x", "size": "11", "until": "9e9"},
+        {"ask": b'{"id": "i", "model": "m", "deadline": 9e9, "texts": ["a"]}', "size": "11"},
+        {"ask": b'{"id": "i", "model": "m", "deadline": 9e9, "texts": ["a"]}', "to": "umekomi:answers:x", "size": "eleven"},
+        {"another": "field"},
+    ],
+)
 def test_an_unreadable_ask_is_dropped_and_the_next_one_served(
-    redis: Redis, make_client: Callable[..., AskClient], threads: ThreadPoolExecutor
+    redis: Redis, make_client: Callable[..., AskClient], threads: ThreadPoolExecutor, entry: dict[str, str | bytes]
 ) -> None:
     announce(redis, "w")
     server = AskServer(redis, "w")
-    redis.xadd(keys.asks(MODEL), {"ask": b'{"id": "i"}', "to": "umekomi:answers:x", "size": "11", "until": "9e9"})
-    redis.incrby(keys.asks_bytes(MODEL), 11)
+    redis.xadd(keys.asks(MODEL), entry)  # type: ignore[arg-type]
+    if entry.get("size") == "11":
+        redis.incrby(keys.asks_bytes(MODEL), 11)
     client = make_client()
     waiting = threads.submit(client.ask, make_ask())
 

@@ -27,6 +27,7 @@ from worker.interactive import AskLoop
 def lane_worker(redis_url: str, registry: ModelRegistry) -> Iterator[Engine]:
     """Serves the models until the end of the block; they are loaded, but for those that say `preload: false`."""
     redis = connect(redis_url, timeout_s=5.0)
+    redis.flushall()  # what the tests of another file left
     board = PresenceBoard(redis)
     engine = Engine(Settings(device="cpu", streams=1), registry)
     asks = AskLoop(AskServer(redis, "w1"), engine, registry)
