@@ -213,18 +213,30 @@ class JobIndex:
 
     def standings(self, job_ids: Sequence[str]) -> list[Standing]:
         """How these jobs stand, those that Redis knows whole and that are not finished; a look costs nothing per shard done."""
+        known = self._read_dealings(job_ids)
+        flying = self._count_in_flight({dealing.model for _, dealing, _, _ in known})
+        return [_standing(job_id, dealing, marks, committed, flying[job_id]) for job_id, dealing, marks, committed in known]
+
+    def _read_dealings(self, job_ids: Sequence[str]) -> list[tuple[str, _Dealing, list[bytes | None], int]]:
+        """Of jobs that Redis knows whole and that are unfinished: what is dealt; when cancelled, paused, done; commits."""
         pipeline = self._redis.pipeline(transaction=False)
         for job_id in job_ids:
             pipeline.hmget(keys.job(job_id), "deal", "cancelled_at", "paused_at", "done")
             pipeline.hlen(keys.shards(job_id))
         found = pipeline.execute()
-        known = []
-        for job_id, (said, *marks), fields in zip(job_ids, found[::2], found[1::2], strict=True):
-            if said is not None and marks[2] is None:
-                known.append((job_id, _Dealing(**orjson.loads(said)), marks, max(0, fields - 1)))
-        models = sorted({dealing.model for _, dealing, _, _ in known})
-        flying = Counter(job_id for model in models for job_id, _ in self.in_flight(model))
-        return [_standing(job_id, dealing, marks, committed, flying[job_id]) for job_id, dealing, marks, committed in known]
+        return [
+            (job_id, _Dealing(**orjson.loads(said)), marks, max(0, fields - 1))
+            for job_id, (said, *marks), fields in zip(job_ids, found[::2], found[1::2], strict=True)
+            if said is not None and marks[2] is None
+        ]
+
+    def _count_in_flight(self, models: Iterable[str]) -> Counter[str]:
+        """Shards sent and not lost, by job; looks only: to take lost ones off, and count them, is the leader's."""
+        now = time.time()
+        pipeline = self._redis.pipeline(transaction=False)
+        for model in models:
+            pipeline.zrangebyscore(keys.in_flight(model), now, "+inf")
+        return Counter(raw.decode().rpartition("/")[0] for members in pipeline.execute() for raw in members)
 
     def newest_of(self, owner: str, after: str | None, limit: int, kind: Kind = "job") -> list[str]:
         """An owner's jobs or batches, newest first, those after the one `after`."""
@@ -421,23 +433,12 @@ class JobIndex:
 
     def backlog(self) -> Backlog:
         """What is left of all jobs together. What it reads grows with the jobs, not with their shards."""
-        ids, now = self.running(), time.time()
-        pipeline = self._redis.pipeline(transaction=False)
-        for job_id in ids:
-            pipeline.hmget(keys.job(job_id), "deal", "cancelled_at", "paused_at", "done")
-            pipeline.hlen(keys.shards(job_id))
-        found = pipeline.execute()
-        jobs = []
-        for number, job_id in enumerate(ids):
-            (said, cancelled_at, paused_at, done), fields = found[2 * number : 2 * number + 2]
-            if said is not None and cancelled_at is None and done is None:
-                dealing = _Dealing(**orjson.loads(said))
-                jobs.append((job_id, dealing, paused_at is not None, max(0, fields - 1)))
-        models = {dealing.model for _, dealing, _, _ in jobs}
-        pipeline = self._redis.pipeline(transaction=False)
-        for model in models:
-            pipeline.zrangebyscore(keys.in_flight(model), now, "+inf")
-        flying = Counter(raw.decode().rpartition("/")[0] for members in pipeline.execute() for raw in members)
+        jobs = [
+            (job_id, dealing, paused_at is not None, committed)
+            for job_id, dealing, (cancelled_at, paused_at, _), committed in self._read_dealings(self.running())
+            if cancelled_at is None
+        ]
+        flying = self._count_in_flight({dealing.model for _, dealing, _, _ in jobs})
         return add_up_backlog(
             UnfinishedJob(
                 created_at=dealing.created_at,

@@ -92,3 +92,16 @@ def test_a_shard_that_nobody_heard_of_again_is_counted_as_lost(redis: Redis, sto
     index.in_flight("m")
 
     assert metrics.SHARDS_LOST.value("m") - before == 2
+
+
+def test_a_look_at_how_jobs_stand_leaves_a_lost_shard_to_the_leader(redis: Redis, storage: DirectoryStorage) -> None:
+    jobs, before = Jobs(JobStore(storage), JobIndex(redis)), metrics.SHARDS_LOST.value("m")
+    running = submit(jobs, [["a"], ["b"]])
+    jobs.index.lease(running.id, "m", 1, "w1", 60)
+    jobs.index.sent("m", [(running.id, 0)], lost_at=1.0, positions={})
+
+    (standing,) = jobs.index.standings([running.id])
+    seen = metrics.SHARDS_LOST.value("m") - before
+    jobs.index.in_flight("m")
+
+    assert (standing.in_flight, seen, metrics.SHARDS_LOST.value("m") - before) == (1, 0, 1)
