@@ -11,8 +11,8 @@ YOUNG = 10_000
 def settle() -> None:
     """What is loaded by now stays for good: it is looked at no more.
 
-    A process that serves has some 300,000 objects of its libraries. Every full look at them holds the interpreter for 50 ms and
-    more, which is what a request costs: a third of web's processor time went there.
+    Most objects of a process that serves are its libraries'. In bench.lane with 64 clients a profile had web spend 29 % of its
+    time where a collection begins; with this it answered 540 requests a second instead of 442.
     """
     gc.collect()
     gc.freeze()

@@ -37,13 +37,13 @@ def _set_up_logs(**_: Any) -> None:
 @worker_init.connect
 def _start(**_: Any) -> None:
     logs.set_up(settings, "worker")  # Celery sets its own up later
+    settle()  # before any model is there: what is settled is never collected, and an unloaded model is to go whole
     runtime.start()
 
 
 @worker_ready.connect
 def _connected(sender: Any, **_: Any) -> None:
     runtime.queues.consumer_ready(sender)
-    settle()
 
 
 @worker_shutting_down.connect
