@@ -18,7 +18,7 @@ from shared import metrics
 from shared.errors import DeadlinePassed, EngineFailed, InvalidParameter, UmekomiError, Unavailable
 from shared.logs import get_logger
 from shared.models import ModelConfig, ModelRegistry
-from shared.presence import ModelPresence
+from shared.presence import ModelPresence, ModelState
 from shared.settings import Settings
 from worker.backends import LoadOptions, load_backend
 from worker.backends.devices import cores, resolve_device
@@ -163,6 +163,10 @@ class Engine:
             rates = {config.name: self._batcher.tokens_per_s(config.name) for config in self._registry}
         # A stream's rate was measured while the others ran, so the device does as often as much.
         return self._residency.presence({name: rate * self._streams for name, rate in rates.items() if rate is not None})
+
+    def model_states(self) -> dict[str, ModelState]:
+        """Every model by name: how it stands, and no more, for those who look at each turn."""
+        return self._residency.model_states()
 
     def replace_registry(self, registry: ModelRegistry) -> None:
         """Serve these models from now on. What is in the engine is answered; a changed or removed model leaves after it."""

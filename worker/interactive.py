@@ -106,7 +106,7 @@ class AskLoop:
         """Answer the asks left of models that went out of the configuration, if nobody else serves them. Raises RedisError."""
         if self._draining.is_set():
             return
-        served = self._engine.presence().keys()
+        served = self._engine.model_states().keys()
         for model in self._once_served - served:
             self._retire([model])  # from now on asks enter only if another worker is there
             if not self._server.has_asks(model):
@@ -117,7 +117,7 @@ class AskLoop:
 
     def _models(self) -> list[str]:
         # A model that does not load here may do so elsewhere: its asks are left to others.
-        return [name for name, model in self._engine.presence().items() if model.state != "failed"]
+        return [name for name, state in self._engine.model_states().items() if state != "failed"]
 
     def _take(self, length: AskLength) -> None:
         while not self._draining.is_set():
@@ -135,7 +135,7 @@ class AskLoop:
         """Until asks of this length are wanted here; False if that takes longer. Asks whose model loads stop nobody."""
         if self._is_alone:
             return True
-        loading = {name for name, model in self._engine.presence().items() if model.state != "ready"}
+        loading = {name for name, state in self._engine.model_states().items() if state != "ready"}
         most_bytes = self._engine.ample_tokens * BYTES_OF_TOKEN
 
         def is_room() -> bool:

@@ -16,7 +16,7 @@ from shared import metrics
 from shared.errors import ModelNotFound, ModelNotReady
 from shared.logs import get_logger
 from shared.models import ModelConfig, ModelRegistry, find_source
-from shared.presence import ModelPresence
+from shared.presence import ModelPresence, ModelState
 from shared.settings import Settings
 from worker.backends import Backend, LoadOptions, load_backend
 from worker.backends.engines import make_export
@@ -219,6 +219,12 @@ class Residency:
                 for name, place in self._places.all.items()
                 if not place.is_removed
             }
+
+    def model_states(self) -> dict[str, ModelState]:
+        """As `presence` has them."""
+        with self._places.lock:
+            now = self._places.clock()
+            return {name: place.state(now) for name, place in self._places.all.items() if not place.is_removed}
 
     # With the lock held
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.presence import ModelPresence
+from shared.presence import ModelPresence, ModelState
 from worker.engine import Embedded, EmbedRequest
 from worker.work import Withdrawn
 
@@ -92,6 +92,9 @@ class EngineDouble:
 
     def presence(self) -> dict[str, ModelPresence]:
         return self.states
+
+    def model_states(self) -> dict[str, ModelState]:
+        return {name: model.state for name, model in self.states.items()}
 
     def waiting_tokens(self) -> dict[str, int]:
         return {"interactive": 0, "bulk": len(self._held)}
