@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
-from collections.abc import Iterator
-from importlib import metadata
-from pathlib import Path
 
 import orjson
 
 from shared.logs import get_logger
 from shared.models import ModelConfig, ModelSource
+from worker.model_files import Seen, library_version, look
 
 logger = get_logger(__name__)
 
@@ -37,9 +34,6 @@ _NOT_OF_THE_VECTORS = {
 # They make the tokens: a new major version of transformers has given a tokenizer's ids shifted by one.
 _LIBRARIES = ("sentence-transformers", "transformers", "tokenizers")
 
-# A file as it lay there: name in the folder, size, time of change, inode.
-_Seen = tuple[str, int, int, int]
-
 
 class Identity:
     """Of one load. The files are looked at when the model is loaded, and read the first time that somebody asks.
@@ -54,13 +48,13 @@ class Identity:
         source: ModelSource,
         device: str,
         *,
-        loaded_from: tuple[_Seen, ...] | None = None,
+        loaded_from: tuple[Seen, ...] | None = None,
         dtype: str = "float32",
     ) -> None:
         """`loaded_from`: what was `seen` before the load; a folder that changed meanwhile is no known model."""
         self._config = config
         self._directory = source.directory
-        self.seen = tuple(_look(source.directory)) if source.directory is not None else ()
+        self.seen = tuple(look(source.directory)) if source.directory is not None else ()
         self._is_whole = loaded_from is None or loaded_from == self.seen
         # The sums of a GPU are others in the last bits.
         self._device = device.partition(":")[0]
@@ -83,7 +77,7 @@ class Identity:
     def _read(self) -> str | None:
         found = hashlib.blake2b(digest_size=16)
         says = self._config.model_dump(mode="json", exclude=_NOT_OF_THE_VECTORS)
-        libraries = [_version(library) for library in _LIBRARIES] if self._config.backend != "fake" else []
+        libraries = [library_version(library) for library in _LIBRARIES] if self._config.backend != "fake" else []
         found.update(orjson.dumps([says, self._device, self._dtype, libraries], option=orjson.OPT_SORT_KEYS))
         if self._directory is None:
             found.update(self._config.parameters.model.encode())  # a model without files
@@ -93,28 +87,8 @@ class Identity:
                 with (self._directory / name).open("rb") as file:
                     content = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
                 found.update(name.encode(errors="surrogateescape") + b"\0" + content)
-            if not self.seen or not self._is_whole or tuple(_look(self._directory)) != self.seen:
+            if not self.seen or not self._is_whole or tuple(look(self._directory)) != self.seen:
                 return None
         except OSError:
             return None
         return found.hexdigest()
-
-
-def _look(directory: Path) -> Iterator[_Seen]:
-    """Every file but hidden ones, in an order of its own."""
-    for folder, folders, files in os.walk(directory, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in files if not name.startswith(".")):
-            path = Path(folder) / name
-            try:
-                found = path.stat()
-            except OSError:
-                continue  # a link to nowhere
-            yield str(path.relative_to(directory)), found.st_size, found.st_mtime_ns, found.st_ino
-
-
-def _version(library: str) -> str | None:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None

@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 import orjson
 
 from shared.models import ModelConfig, ModelSource
+from worker.model_files import library_version, look, sha256_of
 
 GRAPH = "model.onnx"
 TOKENIZER = "tokenizer.json"
@@ -115,26 +115,8 @@ def fingerprint(config: ModelConfig, source: ModelSource) -> str:
     """
     found = hashlib.sha256()
     says = config.model_dump(mode="json", include=_OF_THE_EXPORT)
-    found.update(orjson.dumps([_FORMAT, says, [_version(library) for library in _LIBRARIES]], option=orjson.OPT_SORT_KEYS))
+    found.update(orjson.dumps([_FORMAT, says, [library_version(library) for library in _LIBRARIES]], option=orjson.OPT_SORT_KEYS))
     assert source.directory is not None, "models of a hub were fetched before"
-    for path in _files(source.directory):
-        found.update(str(path.relative_to(source.directory)).encode(errors="surrogateescape") + b"\0")
-        with path.open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
+    for name, content in sha256_of(source.directory, tuple(look(source.directory))):
+        found.update(name.encode(errors="surrogateescape") + b"\0" + content)
     return found.hexdigest()[:32]
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(directory, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(folder) / name
-            if not name.startswith(".") and path.is_file():
-                yield path
-
-
-def _version(library: str) -> str | None:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None
