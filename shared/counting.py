@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +26,9 @@ PREFIX = "umekomi_"
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own
 
 
+_making = threading.Lock()
+
+
 @dataclass(slots=True, eq=False)
 class Metric:
     """A name, its meaning and its labels; values of labels are given by position, and are few: never what a client chose."""
@@ -34,8 +38,6 @@ class Metric:
     where: Where
     labels: tuple[str, ...] = ()
     buckets: Sequence[float] = ()
-    _made: MetricWrapperBase | None = field(default=None, init=False)
-    _children: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False)
 
     @property
     def full_name(self) -> str:
@@ -47,6 +49,14 @@ class Metric:
         """counter, gauge or histogram."""
         return type(self).__name__.lower()
 
+
+@dataclass(slots=True, eq=False)
+class _Kept(Metric, ABC):
+    """One whose values this process keeps."""
+
+    _made: MetricWrapperBase | None = field(default=None, init=False)
+    _children: dict[tuple[str, ...], Any] = field(default_factory=dict, init=False)
+
     def made(self) -> MetricWrapperBase:
         """prometheus_client's own."""
         if self._made is None:
@@ -55,8 +65,8 @@ class Metric:
                     self._made = self._make()
         return self._made
 
-    def _make(self) -> MetricWrapperBase:
-        raise NotImplementedError
+    @abstractmethod
+    def _make(self) -> MetricWrapperBase: ...
 
     def _child(self, values: tuple[str, ...]) -> Any:
         child = self._children.get(values)
@@ -65,44 +75,39 @@ class Metric:
         return child
 
 
-_making = threading.Lock()
-
-
-class Counter(Metric):
-    """Only ever grows, from 0 at the start of the process."""
+class _Single(_Kept):
+    """A figure, and not a distribution."""
 
     __slots__ = ()
 
     def inc(self, amount: float, *values: str) -> None:
-        """So many more."""
-        self._child(values).inc(amount)
-
-    def value(self, *values: str) -> float:
-        """What this process counted."""
-        return float(self._child(values)._value.get())
-
-    def _make(self) -> MetricWrapperBase:
-        return prometheus_client.Counter(self.full_name, self.help, self.labels, registry=None)
-
-
-class Gauge(Metric):
-    """Goes up and down; of several processes the sum."""
-
-    __slots__ = ()
-
-    def inc(self, amount: float, *values: str) -> None:
-        """So many more, or fewer."""
+        """So many more; of a gauge also fewer."""
         self._child(values).inc(amount)
 
     def value(self, *values: str) -> float:
         """How it stands in this process."""
         return float(self._child(values)._value.get())
 
+
+class Counter(_Single):
+    """Only ever grows, from 0 at the start of the process."""
+
+    __slots__ = ()
+
+    def _make(self) -> MetricWrapperBase:
+        return prometheus_client.Counter(self.full_name, self.help, self.labels, registry=None)
+
+
+class Gauge(_Single):
+    """Goes up and down; of several processes the sum."""
+
+    __slots__ = ()
+
     def _make(self) -> MetricWrapperBase:
         return prometheus_client.Gauge(self.full_name, self.help, self.labels, registry=None, multiprocess_mode="livesum")
 
 
-class Histogram(Metric):
+class Histogram(_Kept):
     """How many values were at most so large, by bucket; and their sum."""
 
     __slots__ = ()
@@ -168,7 +173,7 @@ def registry_of(metrics: Sequence[Metric]) -> CollectorRegistry:
     if directory is None:
         prometheus_client.ProcessCollector(registry=registry)
     for metric in metrics:
-        if isinstance(metric, Reading):
+        if not isinstance(metric, _Kept):
             continue
         made = metric.made()  # tells its 0 from now on
         if directory is None:
