@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
+from flask import Response
 from redis.exceptions import RedisError
 
 from shared.errors import NotFound, StorageAway, Unavailable
@@ -153,6 +154,15 @@ class JobEvents:
                     self._wake(None)
                 elif message["type"] == "message":
                     self._wake(message["data"].decode())
+
+
+def answer(told: Iterator[bytes], leave: Callable[[], None]) -> Response:
+    """The response that carries a stream of events; `leave` is called when it ends, however it does."""
+    response = Response(told, content_type=MEDIA_TYPE)
+    response.call_on_close(leave)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would collect events until a buffer is full
+    return response
 
 
 def stream(

@@ -197,11 +197,7 @@ def get_events(job_id: str) -> Response:
         here.settings.jobs_expire_after_s,
         lambda view: _waits_for(view, here.registry),
     )
-    response = Response(told, content_type=events.MEDIA_TYPE)
-    response.call_on_close(watch.close)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would collect events until a buffer is full
-    return response
+    return events.answer(told, watch.close)
 
 
 @blueprint.get("/<job_id>/shards")

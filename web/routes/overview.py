@@ -39,8 +39,4 @@ def get_events() -> Response:
     def say(snapshot: Snapshot) -> Overview:
         return snapshot.of(who.owner, sees_all=who.role == "admin")
 
-    response = Response(here.watchers.stream(say), content_type=events.MEDIA_TYPE)
-    response.call_on_close(here.watchers.leave)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would collect events until a buffer is full
-    return response
+    return events.answer(here.watchers.stream(say), here.watchers.leave)
