@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from shared.hub import Hub
+from tests.support.hub import FakeHub, running_hub
 
 
 @pytest.fixture(scope="module")
@@ -15,3 +19,14 @@ def frozen() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeHub]:
+    with running_hub() as running:
+        yield running
+
+
+@pytest.fixture
+def hub(server: FakeHub, tmp_path: Path) -> Hub:
+    return Hub(endpoint=server.url, token=None, cache=tmp_path / "cache", pause_s=0.01)

@@ -11,7 +11,7 @@ from redis import Redis
 from shared.downloads import Download, DownloadBoard, Wish
 from shared.hub import Hub, cached
 from shared.models import read_registry
-from tests.support.hub import FakeHub, model_files, running_hub
+from tests.support.hub import FakeHub, model_files
 from tests.support.waiting import wait_until
 from worker.applying import Applier
 
@@ -21,17 +21,6 @@ WISH = Wish(
 )
 WEIGHTS = b"w" * 2_000_000
 MakeApplier = Callable[..., Applier]
-
-
-@pytest.fixture
-def server() -> Iterator[FakeHub]:
-    with running_hub() as running:
-        yield running
-
-
-@pytest.fixture
-def hub(server: FakeHub, tmp_path: Path) -> Hub:
-    return Hub(endpoint=server.url, token=None, cache=tmp_path / "cache", pause_s=0.01)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from shared.errors import ModelNotReady
 from shared.hub import Hub, Progress
 from shared.models import ModelConfig, ModelRegistry, ModelSource, Parameters
 from shared.presence import ModelPresence
-from tests.support.hub import FakeHub, model_files, running_hub
+from tests.support.hub import FakeHub, model_files
 from tests.support.waiting import wait_until
 from worker.backends import LoadOptions
 from worker.backends.fake import FakeBackend
@@ -23,17 +22,6 @@ pytestmark = pytest.mark.usefixtures("frozen")
 
 CONFIG = ModelConfig(name="m", parameters=Parameters(model="org/m"))
 FAKE = ModelConfig(name="local", backend="fake", parameters=Parameters(model="fake"))
-
-
-@pytest.fixture
-def server() -> Iterator[FakeHub]:
-    with running_hub() as running:
-        yield running
-
-
-@pytest.fixture
-def hub(server: FakeHub, tmp_path: Path) -> Hub:
-    return Hub(endpoint=server.url, token=None, cache=tmp_path / "cache", pause_s=0.01)
 
 
 class Loads:
