@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from shared import metrics
 from shared.errors import ServerBusy
+from web import lingering
 
 Kind = Literal["asks", "uploads", "downloads", "pages", "others"]
 
@@ -56,7 +57,7 @@ def transfers(web_threads: int) -> int:
 
 def threads(web_threads: int) -> int:
     """Threads of a process that never keeps one waiting that has a place."""
-    return web_threads + 5 * transfers(web_threads) + PAGE_PLACES + SPARE_THREADS
+    return web_threads + 5 * transfers(web_threads) + PAGE_PLACES + SPARE_THREADS + lingering.THREADS
 
 
 def kind_of(endpoint: str | None, blueprint: str | None) -> Kind | None:

@@ -23,6 +23,7 @@ from shared.errors import BadRequest, UmekomiError
 from shared.settings import load_settings
 from web import openai
 from web.hooks import request_id
+from web.lingering import Lingering
 from web.parts import EXTENSION
 from web.patience import ARRIVE_WITHIN_S, MAX_HEAD_BYTES, PatientSocket, is_whole
 
@@ -83,6 +84,7 @@ class ApiWorker(ThreadWorker):  # type: ignore[misc]
         # Connections by when they are given up, in that order: those whose request is not whole, and those that are closing.
         self._arriving: dict[Any, float] = {}
         self._closing: dict[Any, float] = {}
+        self._lingering = Lingering()
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """As gthread's; but a process that stops serves whoever the kernel let in already, and then lets nobody in.
@@ -153,6 +155,16 @@ class ApiWorker(ThreadWorker):  # type: ignore[misc]
             super().finish_request(conn, fs)
         else:
             self._close_gently(conn)
+
+    def handle(self, conn: Any) -> Any:
+        """As gthread's; and the requests that follow at once."""
+        while (kept := super().handle(conn)) is True and self._has_followed(conn):
+            pass
+        return kept
+
+    def _has_followed(self, conn: Any) -> bool:
+        # A process that stops gives its connections back, and closes them when their time is over.
+        return self.alive and not self.cfg.is_ssl and self._lingering.has_followed(conn, _RECEIVE_BYTES)
 
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
         """gthread's own waits seconds for the rest of a body that nobody wants, with a thread."""

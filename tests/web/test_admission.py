@@ -16,6 +16,7 @@ from shared.interactive import Answer, Ask
 from tests.support.waiting import wait_until
 from tests.web.conftest import MakeApp
 from tests.web.support import AnsweringWorker, embed, error_of, hash_answer
+from web import lingering
 from web.admission import KINDS, SMALL_ANSWER_BYTES, SPARE_THREADS, Admission, kind_of, threads, transfers
 from web.parts import EXTENSION, Parts
 
@@ -42,7 +43,7 @@ def test_there_is_a_thread_for_every_place_and_every_event_stream(web_threads: i
     given = {kind: places(admission, kind) for kind in KINDS_OF_PLACES}
 
     assert given["asks"] == web_threads
-    assert threads(web_threads) == sum(given.values()) + 2 * transfers(web_threads) + SPARE_THREADS
+    assert threads(web_threads) == sum(given.values()) + 2 * transfers(web_threads) + SPARE_THREADS + lingering.THREADS
 
 
 def test_what_is_named_exists(app: Flask) -> None:
