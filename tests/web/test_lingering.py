@@ -1,4 +1,4 @@
-"""A thread that stays with its client: only for a whole request, for a moment, and never with more threads than there are for it."""
+"""A thread that stays with its client: only for a whole request, for a moment, and no more threads than there are for it."""
 
 from __future__ import annotations
 
