@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 
 import orjson
@@ -24,6 +26,11 @@ def as_before() -> Iterator[None]:
     root.handlers[:], root.level = handlers, level
     structlog.configure(**before)
     structlog.contextvars.clear_contextvars()
+
+
+class FullDisk(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise OSError(28, "No space left on device")
 
 
 def set_up(log_format: str, log_level: str = "info") -> None:
@@ -112,3 +119,10 @@ def test_a_line_is_never_lost_for_what_stands_in_it(capsys: pytest.CaptureFixtur
     logs.get_logger("a").info("something odd", value=value)
 
     assert json.loads(capsys.readouterr().err)["value"] == value
+
+
+def test_whoever_logs_does_not_fail_because_nobody_can_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    set_up("json")
+
+    logs.get_logger("a").error("disk full")
