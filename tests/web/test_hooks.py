@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from typing import cast
 
 import pytest
+import structlog
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -20,16 +21,17 @@ from web.hooks import request_id
 
 
 @pytest.fixture
-def logged() -> Iterator[Callable[[], str]]:
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
     """What the process logs, set up as it is in production."""
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    logs.set_up(Settings(log_format="json"), "web")
+    before, level, ours = root.handlers[:], root.level, structlog.get_config()
     lines = io.StringIO()
-    cast("logging.StreamHandler[io.StringIO]", root.handlers[0]).setStream(lines)
+    monkeypatch.setattr(sys, "stderr", lines)
+    logs.set_up(Settings(log_format="json"), "web")
     yield lines.getvalue
     root.handlers[:] = before
     root.setLevel(level)
+    structlog.configure(**ours)
 
 
 def test_a_request_is_logged_without_text_key_or_query(
