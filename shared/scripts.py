@@ -10,22 +10,25 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from shared.redis_line import Command, Line
+
 
 @cache
 def _digest(script: str) -> str:
     return sha1(script.encode()).hexdigest()
 
 
-def run_script(redis: Redis, script: str, keys: int, calls: Sequence[Sequence[Any]]) -> list[Any]:
+def run_script(redis: Redis | Line, script: str, keys: int, calls: Sequence[Sequence[Any]]) -> list[Any]:
     """The script once for each call's keys and arguments, by its digest, in one round trip; a second one where it is new.
 
     Raises RedisError if Redis is away, and that of a call that Redis refused.
     """
-    answers = _send(redis, script, keys, calls)
+    commands = [("EVALSHA", _digest(script), keys, *call) for call in calls]
+    answers = _send(redis, commands)
     unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
     if unknown:
-        redis.script_load(script)
-        for number, answer in zip(unknown, _send(redis, script, keys, [calls[number] for number in unknown]), strict=True):
+        _send(redis, [("SCRIPT LOAD", script)])
+        for number, answer in zip(unknown, _send(redis, [commands[number] for number in unknown]), strict=True):
             answers[number] = answer
     for answer in answers:
         if isinstance(answer, RedisError):
@@ -33,13 +36,15 @@ def run_script(redis: Redis, script: str, keys: int, calls: Sequence[Sequence[An
     return answers
 
 
-def _send(redis: Redis, script: str, keys: int, calls: Sequence[Sequence[Any]]) -> list[Any]:
-    if len(calls) == 1:  # one command needs no pipeline
+def _send(redis: Redis | Line, commands: Sequence[Command]) -> list[Any]:
+    if isinstance(redis, Line):
+        return redis.call_each(commands)
+    if len(commands) == 1:  # one command needs no pipeline
         try:
-            return [redis.evalsha(_digest(script), keys, *calls[0])]
+            return [redis.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
         except ResponseError as error:
             return [error]
     pipeline = redis.pipeline(transaction=False)
-    for call in calls:
-        pipeline.evalsha(_digest(script), keys, *call)
+    for command in commands:
+        pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
     return list(pipeline.execute(raise_on_error=False))

@@ -21,6 +21,7 @@ from shared.interactive.scripts import ARE_THERE, LEAVE
 from shared.interactive.sending import Sender, Waiting
 from shared.interactive.wire import ANSWERS_EXPIRE_S, BLOCK_S, Answer, Ask, Moved, decode_answer, encode_ask
 from shared.logs import get_logger
+from shared.redis_line import Line
 
 logger = get_logger(__name__)
 
@@ -48,7 +49,7 @@ class AskClient:
         """
         self._explain = explain
         self._redis = redis
-        self._blocking = blocking
+        self._line = Line(blocking)
         self.web_id = uuid.uuid4().hex
         self._waiting: dict[str, Waiting] = {}
         self._given_up: deque[Waiting] = deque()
@@ -120,7 +121,7 @@ class AskClient:
         looked_at = time.monotonic()
         while not self._stopping.is_set():
             try:
-                found = cast(Any, self._blocking.blmpop(BLOCK_S, 1, answers, direction="LEFT", count=64))
+                found = self._line.call("BLMPOP", BLOCK_S, 1, answers, "LEFT", "COUNT", 64)
                 for raw in found[1] if found else ():
                     if raw != _WAKE:
                         self._deliver(raw)

@@ -21,6 +21,7 @@ from shared.errors import LaneFull, NoWorker, RedisAway, UmekomiError
 from shared.interactive.scripts import ENTER
 from shared.interactive.wire import Answer, Ask, length_of
 from shared.logs import get_logger
+from shared.redis_line import Line
 from shared.scripts import run_script
 
 logger = get_logger(__name__)
@@ -69,7 +70,7 @@ class Sender:
         is_wanted: Callable[[Waiting], bool],
     ) -> None:
         """`is_wanted` tells whether an ask still waits for its answer."""
-        self._redis = redis
+        self._line = Line(redis)
         self._reply_to = reply_to
         self._max_waiting = max_waiting
         self._max_waiting_bytes = max_waiting_bytes
@@ -106,7 +107,7 @@ class Sender:
     def enter(self, asks: Sequence[Waiting]) -> list[UmekomiError | None]:
         """Put these in now, in one round trip; for each why it is not in."""
         try:
-            entries = run_script(self._redis, ENTER, 3, [self._call(waiting) for waiting in asks])
+            entries = run_script(self._line, ENTER, 3, [self._call(waiting) for waiting in asks])
         except RedisError as error:
             return [RedisAway(f"Redis cannot be reached ({type(error).__name__})", retry_after_s=2)] * len(asks)
         now = time.monotonic()

@@ -25,6 +25,7 @@ from shared.interactive.wire import (
 )
 from shared.keys import AskLength
 from shared.logs import get_logger
+from shared.redis_line import Line
 from shared.scripts import run_script
 
 logger = get_logger(__name__)
@@ -51,35 +52,34 @@ class AskServer:
     def __init__(self, redis: Redis, worker_id: str) -> None:
         """The timeout of `redis` lies above BLOCK_S. `take` is for one thread a length; the rest may be called from any."""
         self._redis = redis
+        self._taking = {length: Line(redis) for length in MAX_BYTES_OF_LENGTH}
+        self._answering, self._looking = Line(redis), Line(redis)
         self.worker_id = worker_id
         self._take_over = redis.register_script(TAKE_OVER)
         self._held: set[tuple[str, str]] = set()  # (stream, entry) taken and not answered
 
     def take(self, models: Iterable[str], max_asks: int, block_s: float = BLOCK_S, length: AskLength = "short") -> list[TakenAsk]:
         """Up to `max_asks` new asks of a length per model; [] if none came within `block_s`. Raises RedisError."""
+        return self._take(self._taking[length], models, max_asks, block_s, length)
+
+    def _take(self, line: Line, models: Iterable[str], max_asks: int, block_s: float, length: AskLength) -> list[TakenAsk]:
         by_stream = {keys.asks(model, length): model for model in models}
-        streams: dict[Any, Any] = dict.fromkeys(by_stream, ">")
-        if not streams:
+        if not by_stream:
             return []
+        wanted = ("COUNT", max_asks, "BLOCK", max(1, int(block_s * 1000)), "STREAMS", *by_stream, *(">" for _ in by_stream))
         try:
-            found = cast(
-                Any,
-                self._redis.xreadgroup(
-                    keys.ASK_GROUP, self.worker_id, streams, count=max_asks, block=max(1, int(block_s * 1000))
-                ),
-            )
+            found = line.call("XREADGROUP", "GROUP", keys.ASK_GROUP, self.worker_id, *wanted)
         except ResponseError as error:
             # NOGROUP: the first reader of the lane, or a wiped Redis; UNBLOCKED: the stream was deleted under us.
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
-            self._make_groups(streams)
+            self._make_groups(by_stream)
             return []
-        # RESP3 answers with a mapping, and wraps each stream's entries in one more list.
+        # A mapping in RESP3, pairs before.
         batches = found.items() if isinstance(found, Mapping) else found or ()
         taken: list[TakenAsk] = []
         for stream, entries in batches:
-            flat = entries[0] if entries and isinstance(entries[0], list) else entries
-            taken += self._parse(by_stream[_text(stream)], length, flat)
+            taken += self._parse(by_stream[_text(stream)], length, entries)
         return taken
 
     def take_over(self, models: Iterable[str], is_alive: Callable[[str], bool]) -> list[TakenAsk]:
@@ -111,7 +111,7 @@ class AskServer:
 
     def take_what_is_there(self, model: str, max_asks: int) -> list[TakenAsk]:
         """Asks of every length, of a model from whose streams nobody else here takes. Raises RedisError."""
-        return [ask for length in MAX_BYTES_OF_LENGTH for ask in self.take([model], max_asks, 0.001, length)]
+        return [ask for length in MAX_BYTES_OF_LENGTH for ask in self._take(self._looking, [model], max_asks, 0.001, length)]
 
     def answer(self, answers: Sequence[tuple[TakenAsk, Answer | UmekomiError]]) -> None:
         """Push the answers and take their asks out of the lane, each of them at once or not at all. Raises RedisError."""
@@ -125,7 +125,7 @@ class AskServer:
             calls.append(
                 (stream, stream_bytes, taken.reply_to, keys.ASK_GROUP, taken.entry, taken.size, encoded, ANSWERS_EXPIRE_S)
             )
-        run_script(self._redis, ANSWER, 3, calls)
+        run_script(self._answering, ANSWER, 3, calls)
 
     def give_back(self, asks: Sequence[TakenAsk]) -> None:
         """Let other workers have these asks at once, as if they came just now; their askers hear of it. Raises RedisError."""
@@ -135,7 +135,7 @@ class AskServer:
             self._held.discard((stream, taken.entry))
             told = encode_moved(taken.ask.id)
             calls.append((stream, taken.reply_to, keys.ASK_GROUP, taken.entry, self.worker_id, told, ANSWERS_EXPIRE_S))
-        run_script(self._redis, GIVE_BACK, 2, calls)
+        run_script(self._answering, GIVE_BACK, 2, calls)
 
     def _lost_in_reading(self, model: str, length: AskLength) -> list[TakenAsk]:
         stream = keys.asks(model, length)
