@@ -1,8 +1,9 @@
 """The engine: it owns a device and its models. Requests of both lanes go in, vectors come out of their futures.
 
-One thread tokenizes ahead of the device, interactive requests first and long ones in slices. One or more stream threads
-each take the next batch from the batcher, run it, and put the vectors where their request gathers them. A loader thread
-brings the models in (residency). Threads sleep until there is something for them; one that dies takes the process along.
+One thread tokenizes ahead of the device, interactive requests first and long ones in slices; a question is tokenized by
+whoever brings it, if that thread has nothing to do just then. One or more stream threads each take the next batch from the
+batcher, run it, and put the vectors where their request gathers them. A loader thread brings the models in (residency).
+Threads sleep until there is something for them; one that dies takes the process along.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import heapq
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 from shared import metrics
 from shared.errors import DeadlinePassed, EngineFailed, InvalidParameter, UmekomiError, Unavailable
@@ -73,6 +75,8 @@ class Engine:
         self._lock = threading.Lock()
         self._to_tokenize = threading.Condition(self._lock)
         self._to_run = threading.Condition(self._lock)
+        self._reading = threading.Lock()  # held by the one thread that tokenizes
+        self._bringing = threading.local()
         self._batcher: Batcher[Work] = Batcher(
             max_batch_tokens=self._max_batch_tokens,
             batch_target_s=settings.batch_target_ms / 1000,
@@ -136,18 +140,40 @@ class Engine:
             refused: Future[Embedded] = Future()
             refused.set_exception(InvalidParameter("the input must be strings or lists of token ids", param="input"))
             return refused
-        with self._lock:
-            is_refused = self._is_stopping
-            if not is_refused:
-                self._place(work)
-                self._works.add(work)
-                self._unread_tokens[work.lane] += work.unread_tokens
-                self._queue(work)
-        if is_refused:
-            work.future.set_exception(Unavailable("this worker is stopping"))
-        else:
-            work.future.add_done_callback(lambda future: future.cancelled() and self._end(work))
+        is_late = work.deadline is not None and work.deadline <= time.time()  # then it is not read at all
+        is_read_here = work.is_question and not is_late and self._reading.acquire(blocking=False)
+        try:
+            with self._lock:
+                is_refused = self._is_stopping
+                if not is_refused:
+                    self._place(work)
+                    self._works.add(work)
+                    self._unread_tokens[work.lane] += work.unread_tokens
+                    self._notice(work)
+                    if not is_read_here:
+                        self._queue(work)
+            if is_refused:
+                work.future.set_exception(Unavailable("this worker is stopping"))
+            else:
+                work.future.add_done_callback(lambda future: future.cancelled() and self._end(work))
+                if is_read_here:
+                    self._read(work)
+        finally:
+            if is_read_here:
+                self._reading.release()
         return work.future
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread submits meanwhile goes to the device when the last of it is there: in one batch, if it fits."""
+        self._bringing.is_on = True
+        try:
+            yield
+        finally:
+            self._bringing.is_on = False
+            with self._lock:
+                if len(self._batcher):
+                    self._to_run.notify()
 
     def withdraw(self, models: Collection[str]) -> None:
         """Fail with Withdrawn the asks of these models of which no row is in a batch yet."""
@@ -223,11 +249,14 @@ class Engine:
         work.line = "short" if cost_s <= self._batch_target_s else "long"
         work.due = deadline + STRETCH * cost_s / self._streams
 
-    def _queue(self, work: Work) -> None:
-        """To the tokenizer; the lock is held."""
+    def _notice(self, work: Work) -> None:
+        """It is here; the lock is held."""
         if not self._is_busy():
             self._progress_at = time.monotonic()
         work.is_unread = True
+
+    def _queue(self, work: Work) -> None:
+        """To the tokenizer; the lock is held."""
         self._sequence += 1
         heapq.heappush(self._unread[work.lane], (work.due, self._sequence, work))
         self._to_tokenize.notify()
@@ -275,7 +304,8 @@ class Engine:
                     return
             self._fail_late(late)
             if work is not None:
-                self._read(work)
+                with self._reading:
+                    self._read(work)
 
     def _read(self, work: Work) -> None:
         """Tokenize a slice of a request. Whatever goes wrong with it is its own error."""
@@ -299,7 +329,8 @@ class Engine:
             self._unread_tokens[work.lane] += work.unread_tokens
             work.is_unread = not work.is_read
             self._batcher.add(rows, time.time())
-            self._to_run.notify_all()
+            if rows and not getattr(self._bringing, "is_on", False):
+                self._to_run.notify()
         self._settle(work, refused)
 
     def _open(self, work: Work) -> bool:
@@ -315,6 +346,7 @@ class Engine:
                 self._residency.check_in_time(work.model, work.deadline)
                 work.is_unread = False
                 self._parked.setdefault(work.model, []).append(work)
+                self._to_tokenize.notify()  # that thread watches over the deadlines of those that are parked
                 return False
             if work.is_over:
                 return False
@@ -329,6 +361,7 @@ class Engine:
                 if not work.is_over:
                     # Held from here on: the model may be wanted gone again before the request is read.
                     work.backend = self._residency.claim(model)
+                    self._notice(work)
                     self._queue(work)
 
     def _next_unread(self) -> Work | None:
@@ -367,6 +400,8 @@ class Engine:
                     return
                 if batch is not None:
                     self._begin(batch)
+                if len(self._batcher):
+                    self._to_run.notify()  # there is something for another stream too
             self._fail_late(late)
             if batch is not None:
                 self._run(batch)

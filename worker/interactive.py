@@ -39,6 +39,8 @@ ANSWERS_AT_ONCE = 128
 class AskLoop:
     """One thread sends answers, one gives asks back; for each length of asks one takes them, while more work is of use here.
 
+    The answer of an ask that is alone is sent by the thread that has it: nobody else's waits meanwhile.
+
     If other workers live, that is as much as keeps this one busy for a few batches: what is more they may take. A worker
     that is alone takes all there is, for the engine knows better than a queue what is due next. One that is to stop gives
     back what it has not begun, if another worker has the model loaded, and answers the rest.
@@ -65,6 +67,7 @@ class AskLoop:
         self._unanswered = 0
         self._unanswered_bytes: dict[AskLength, Counter[str]] = {length: Counter() for length in ASKS_AT_ONCE}  # by model
         self._answered = threading.Condition()
+        self._sending = threading.Lock()  # held by the one thread that sends
         self._takers = [essential_thread(partial(self._take, length), f"asks-{length}") for length in ASKS_AT_ONCE]
         self._answerer = essential_thread(self._answer, "answers")
         self._returner = essential_thread(self._return, "asks-back")
@@ -164,6 +167,10 @@ class AskLoop:
 
     def _run(self, asks: Sequence[TakenAsk]) -> None:
         self._count(asks, 1)
+        with self._engine.together():
+            self._submit(asks)
+
+    def _submit(self, asks: Sequence[TakenAsk]) -> None:
         for taken in asks:
             if taken.ask.model in self._left_to_others:  # it came with the last look into the lane
                 self._answers.put((taken, Withdrawn("this worker is stopping", retry_after_s=1)))
@@ -183,7 +190,20 @@ class AskLoop:
         answer = to_answer(future)
         if traces.is_on():
             trace_ask(taken, answer, time.time())
-        self._answers.put((taken, answer))
+        if not self._sent_at_once(taken, answer):
+            self._answers.put((taken, answer))
+
+    def _sent_at_once(self, taken: TakenAsk, answer: Answer | UmekomiError) -> bool:
+        if self._unanswered != 1 or isinstance(answer, Withdrawn) or not self._sending.acquire(blocking=False):
+            return False
+        try:
+            self._server.answer([(taken, answer)])
+        except Exception:  # whatever it is: the thread for it tries again, and says so
+            return False
+        finally:
+            self._sending.release()
+        self._count([taken], -1)
+        return True
 
     def _request(self, taken: TakenAsk) -> EmbedRequest:
         ask = taken.ask
@@ -215,7 +235,8 @@ class AskLoop:
                     self._answers.put(None)  # for the next turn
                     break
                 batch.append(further)
-            self._send(batch)
+            with self._sending:
+                self._send(batch)
             self._count((taken for taken, _ in batch), -1)
 
     def _send(self, batch: list[tuple[TakenAsk, Answer | UmekomiError]]) -> None:

@@ -16,10 +16,8 @@ from shared import metrics
 from shared.errors import DeadlinePassed, Unavailable
 from shared.models import ModelConfig
 from worker.identity import Identity
-from worker.work import Embedded, EmbedRequest
+from worker.work import QUESTION_CHARACTERS, Embedded, EmbedRequest
 
-# A longer text is no question, and hardly asked twice.
-MAX_CHARACTERS = 2000
 # Whatever a request may come to say counts, but for these.
 _OF_THE_ANSWER = [field.name for field in fields(EmbedRequest) if field.name not in ("model", "lane", "deadline")]
 
@@ -138,7 +136,9 @@ class Questions:
 
 def _is_question(request: EmbedRequest) -> bool:
     try:
-        return request.kind == "embed" and len(request) == 1 and len((request.texts or request.token_ids)[0]) <= MAX_CHARACTERS
+        return (
+            request.kind == "embed" and len(request) == 1 and len((request.texts or request.token_ids)[0]) <= QUESTION_CHARACTERS
+        )
     except TypeError:
         return False  # malformed: the engine says so
 

@@ -21,6 +21,8 @@ from worker.spelling import Spelling
 
 # A question waits for at most one slice to be tokenized: some 10 ms.
 SLICE_TEXTS = 256
+# A longer text is no question.
+QUESTION_CHARACTERS = 2000
 SLICE_CHARACTERS = 32_768
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -114,6 +116,14 @@ class Work:
     def deadline(self) -> float | None:
         """Unix seconds."""
         return self.request.deadline
+
+    @property
+    def is_question(self) -> bool:
+        """One short text that a client waits for."""
+        request = self.request
+        if request.lane != "interactive" or request.kind != "embed" or len(request) != 1:
+            return False
+        return len((request.texts or request.token_ids)[0]) <= QUESTION_CHARACTERS
 
     @property
     def is_read(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +93,10 @@ class EngineDouble:
 
     def presence(self) -> dict[str, ModelPresence]:
         return self.states
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        yield
 
     def model_states(self) -> dict[str, ModelState]:
         return {name: model.state for name, model in self.states.items()}

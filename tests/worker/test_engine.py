@@ -522,6 +522,59 @@ def test_a_request_whose_deadline_passed_is_not_run(start: Start, held: Held) ->
     assert held.all("embed") == []
 
 
+def test_a_question_that_nobody_is_ahead_of_is_tokenized_by_whoever_brings_it(start: Start, held: Held) -> None:
+    engine = start()
+    result(engine.submit(ask("the model is there")))
+    held.all("tokenize")
+    readers: list[str] = []
+    tokenize = FakeBackend.tokenize
+
+    def told(self: FakeBackend, texts: Sequence[str], prompt: str = "") -> list[TokenizedText]:
+        readers.append(threading.current_thread().name)
+        return tokenize(self, texts, prompt)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeBackend, "tokenize", told)
+        result(engine.submit(ask("a question")))
+        result(engine.submit(ask("several", "texts")))
+        held.gates["tokenize"].clear()
+        reading = engine.submit(ask("another", "two"))
+        assert [held.next("tokenize") for _ in range(3)][-1] == ["another", "two"]
+        waiting = engine.submit(ask("a question behind them"))
+        held.gates["tokenize"].set()
+        result(reading)
+        result(waiting)
+
+    assert readers == [threading.current_thread().name, "tokenizer", "tokenizer", "tokenizer"]
+
+
+def test_what_is_brought_together_is_one_batch(start: Start, held: Held) -> None:
+    engine = start()
+    result(engine.submit(ask("the model is there")))
+    held.all("embed")
+
+    with engine.together():
+        futures = [engine.submit(ask(text)) for text in ("a", "b", "c")]
+        assert not any(future.done() for future in futures)
+
+    assert all(result(future).tokens.tolist() == [3] for future in futures)
+    assert [len(rows) for rows in held.all("embed")] == [3]
+
+
+def test_rows_that_one_stream_leaves_are_another_ones_at_once(start: Start, held: Held) -> None:
+    engine = start(streams=2, max_batch_tokens=4)
+    result(engine.submit(ask("the model is there")))
+    held.all("embed")
+    held.gates["embed"].clear()
+
+    future = engine.submit(shard("a", "b", "c"))
+
+    both = held.next("embed"), held.next("embed")
+    held.gates["embed"].set()
+    assert [len(rows) for rows in both] == [1, 1]
+    assert result(future).errors == {}
+
+
 # Cancelling and stopping
 
 

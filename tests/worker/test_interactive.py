@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared import keys, metrics
 from shared.connections import connect
@@ -135,6 +137,37 @@ def test_asks_of_a_dead_worker_are_answered_by_another(redis: Redis, client: Ask
     assert redis.xlen(keys.asks("m")) == 0
     dead.release()  # answers that come too late are passed over
     first.stop()
+
+
+class NotedServer(AskServer):
+    """Notes which threads send answers; `is_away`: as if Redis were, for the first one."""
+
+    def __init__(self, redis: Redis, *, is_away: bool = False) -> None:
+        super().__init__(redis, "w1")
+        self._is_away = is_away
+        self.senders: list[str] = []
+
+    def answer(self, answers: Any) -> None:
+        self.senders.append(threading.current_thread().name)
+        if self._is_away:
+            self._is_away = False
+            raise RedisConnectionError("away")
+        super().answer(answers)
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_the_answer_of_an_ask_that_is_alone_makes_no_detour_but_is_never_lost(
+    redis: Redis, client: AskClient, is_away: bool
+) -> None:
+    server = NotedServer(redis, is_away=is_away)
+    announce(redis, "w1")
+    loop = AskLoop(server, cast(Any, EngineDouble()), REGISTRY)
+    loop.start()
+
+    assert np.array_equal(ask(client, "a").vectors, hashed(["a"]))
+    loop.stop()
+
+    assert server.senders == (["asks-short", "answers"] if is_away else ["asks-short"])
 
 
 def test_stopping_answers_what_was_taken(redis: Redis, client: AskClient) -> None:

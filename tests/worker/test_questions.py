@@ -13,7 +13,8 @@ from shared.errors import DeadlinePassed, EngineFailed, Unavailable
 from shared.models import ModelConfig, Parameters
 from tests.support.engine import EngineDouble, embedded, hashed
 from worker.engine import Embedded, EmbedRequest
-from worker.questions import MAX_CHARACTERS, Questions
+from worker.questions import Questions
+from worker.work import QUESTION_CHARACTERS
 
 
 def config(query_cache: int = 0) -> ModelConfig:
@@ -99,7 +100,7 @@ def test_what_is_not_the_same_question_is_run_for_itself(engine: Engine, questio
 def test_a_long_text_is_never_shared(engine: Engine, questions: Questions) -> None:
     engine.hold = True
     for _ in range(2):
-        questions.submit(ask("x" * (MAX_CHARACTERS + 1)))
+        questions.submit(ask("x" * (QUESTION_CHARACTERS + 1)))
 
     assert len(engine.requests) == 2
 

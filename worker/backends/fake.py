@@ -86,7 +86,8 @@ class FakeBackend:
         """See Backend."""
         if len(rows) > self._most_rows:
             raise OutOfMemory
-        time.sleep(self._seconds_per_token * len(rows) * max(map(len, rows), default=0))
+        if self._seconds_per_token:
+            time.sleep(self._seconds_per_token * len(rows) * max(map(len, rows), default=0))
         if self.kind == "rerank":
             raw = np.array([_overlap(row.ids.tolist()) for row in rows], np.float32)
             return np.stack([1 / (1 + np.exp(-raw)), raw], axis=1).reshape(len(rows), 2)
