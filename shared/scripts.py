@@ -18,12 +18,15 @@ def _digest(script: str) -> str:
     return sha1(script.encode()).hexdigest()
 
 
-def run_script(redis: Redis | Line, script: str, keys: int, calls: Sequence[Sequence[Any]]) -> list[Any]:
-    """The script once for each call's keys and arguments, by its digest, in one round trip; a second one where it is new.
+Call = tuple[Sequence[str], Sequence[Any]]  # keys, arguments
+
+
+def run_script(redis: Redis | Line, script: str, calls: Sequence[Call]) -> list[Any]:
+    """The script once for each call, by its digest, in one round trip; a second one where it is new.
 
     Raises RedisError if Redis is away, and that of a call that Redis refused.
     """
-    commands = [("EVALSHA", _digest(script), keys, *call) for call in calls]
+    commands = [("EVALSHA", _digest(script), len(keys), *keys, *args) for keys, args in calls]
     answers = _send(redis, commands)
     unknown = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
     if unknown:

@@ -34,14 +34,19 @@ redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 if redis.call('XDEL', KEYS[1], ARGV[2]) == 1 then redis.call('DECRBY', KEYS[2], ARGV[3]) end
 """
 
-# KEYS: stream, bytes, answers. ARGV: group, entry id, size, answer, expiry in s.
-ANSWER = (
-    """
-redis.call('RPUSH', KEYS[3], ARGV[4])
-redis.call('EXPIRE', KEYS[3], ARGV[5])
+# KEYS: answers, then stream and bytes of each ask. ARGV: group, expiry in s, then entry id, size and answer of each. All that one
+# web process gets comes to it in one piece: each push would wake it once.
+ANSWER = """
+local answers = {}
+for number = 1, (#KEYS - 1) / 2 do
+    local stream, entry = KEYS[2 * number], ARGV[3 * number]
+    answers[number] = ARGV[3 * number + 2]
+    redis.call('XACK', stream, ARGV[1], entry)
+    if redis.call('XDEL', stream, entry) == 1 then redis.call('DECRBY', KEYS[2 * number + 1], ARGV[3 * number + 1]) end
+end
+redis.call('RPUSH', KEYS[1], unpack(answers))
+redis.call('EXPIRE', KEYS[1], ARGV[2])
 """
-    + LEAVE
-)
 
 # KEYS: stream, answers. ARGV: group, entry id, our consumer, what the asker is told, expiry in s. The ask waits anew, for any
 # worker, if it is still ours; its new entry id follows what is told.

@@ -22,7 +22,7 @@ from shared.interactive.scripts import ENTER
 from shared.interactive.wire import Answer, Ask, length_of
 from shared.logs import get_logger
 from shared.redis_line import Line
-from shared.scripts import run_script
+from shared.scripts import Call, run_script
 
 logger = get_logger(__name__)
 
@@ -107,7 +107,7 @@ class Sender:
     def enter(self, asks: Sequence[Waiting]) -> list[UmekomiError | None]:
         """Put these in now, in one round trip; for each why it is not in."""
         try:
-            entries = run_script(self._line, ENTER, 3, [self._call(waiting) for waiting in asks])
+            entries = run_script(self._line, ENTER, [self._call(waiting) for waiting in asks])
         except RedisError as error:
             return [RedisAway(f"Redis cannot be reached ({type(error).__name__})", retry_after_s=2)] * len(asks)
         now = time.monotonic()
@@ -123,10 +123,10 @@ class Sender:
                 wrong.append(None)
         return wrong
 
-    def _call(self, waiting: Waiting) -> tuple[str | bytes | float, ...]:
+    def _call(self, waiting: Waiting) -> Call:
         limits = (self._max_waiting, self._max_waiting_bytes, keys.ASK_GROUP)
         streams = (keys.able(waiting.ask.model), waiting.stream, waiting.stream_bytes)
-        return (*streams, waiting.raw, len(waiting.raw), self._reply_to, waiting.ask.deadline, *limits)
+        return streams, (waiting.raw, len(waiting.raw), self._reply_to, waiting.ask.deadline, *limits)
 
     def _help(self) -> None:
         while not self._stopping:

@@ -32,6 +32,8 @@ logger = get_logger(__name__)
 
 # An ask that Redis counts as ours for so long, and of which we know nothing, was read and lost on its way to us.
 LOST_IN_READING_MS = 2000
+# Answers that go to a web process together; a single larger one goes alone. Redis does nothing else meanwhile.
+MAX_BYTES_OF_CALL = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +117,21 @@ class AskServer:
 
     def answer(self, answers: Sequence[tuple[TakenAsk, Answer | UmekomiError]]) -> None:
         """Push the answers and take their asks out of the lane, each of them at once or not at all. Raises RedisError."""
-        calls = []
+        calls: list[tuple[list[str], list[Any]]] = []
+        open_calls: dict[str, tuple[list[str], list[Any], int]] = {}  # by web process; and the bytes of the answers
         for taken, answer in answers:
             stream = keys.asks(taken.ask.model, taken.length)
-            stream_bytes = keys.asks_bytes(taken.ask.model, taken.length)
             # Even if Redis is away: then it still counts as ours there, and `take_over` finds it again.
             self._held.discard((stream, taken.entry))
             encoded = encode_answer(taken.ask.id, answer)
-            calls.append(
-                (stream, stream_bytes, taken.reply_to, keys.ASK_GROUP, taken.entry, taken.size, encoded, ANSWERS_EXPIRE_S)
-            )
-        run_script(self._answering, ANSWER, 3, calls)
+            streams, said, size = open_calls.get(taken.reply_to, ([], [], MAX_BYTES_OF_CALL))
+            if size + len(encoded) > MAX_BYTES_OF_CALL:
+                streams, said, size = [taken.reply_to], [keys.ASK_GROUP, ANSWERS_EXPIRE_S], 0
+                calls.append((streams, said))
+            streams += (stream, keys.asks_bytes(taken.ask.model, taken.length))
+            said += (taken.entry, taken.size, encoded)
+            open_calls[taken.reply_to] = streams, said, size + len(encoded)
+        run_script(self._answering, ANSWER, calls)
 
     def give_back(self, asks: Sequence[TakenAsk]) -> None:
         """Let other workers have these asks at once, as if they came just now; their askers hear of it. Raises RedisError."""
@@ -134,8 +140,9 @@ class AskServer:
             stream = keys.asks(taken.ask.model, taken.length)
             self._held.discard((stream, taken.entry))
             told = encode_moved(taken.ask.id)
-            calls.append((stream, taken.reply_to, keys.ASK_GROUP, taken.entry, self.worker_id, told, ANSWERS_EXPIRE_S))
-        run_script(self._answering, GIVE_BACK, 2, calls)
+            args = (keys.ASK_GROUP, taken.entry, self.worker_id, told, ANSWERS_EXPIRE_S)
+            calls.append(((stream, taken.reply_to), args))
+        run_script(self._answering, GIVE_BACK, calls)
 
     def _lost_in_reading(self, model: str, length: AskLength) -> list[TakenAsk]:
         stream = keys.asks(model, length)

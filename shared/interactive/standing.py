@@ -34,8 +34,8 @@ class LaneStanding:
 
 def standings(redis: Redis, models: Sequence[str]) -> dict[str, LaneStanding]:
     """How the lane of each model stands. Raises RedisError."""
-    calls = [(keys.asks(model, length), keys.asks_bytes(model, length)) for model in models for length in MAX_BYTES_OF_LENGTH]
-    found = run_script(redis, STANDING, 2, calls) if calls else []
+    lanes = [(keys.asks(model, length), keys.asks_bytes(model, length)) for model in models for length in MAX_BYTES_OF_LENGTH]
+    found = run_script(redis, STANDING, [(lane, ()) for lane in lanes]) if lanes else []
     lengths = len(MAX_BYTES_OF_LENGTH)
     standing = {}
     for number, model in enumerate(models):

@@ -374,8 +374,8 @@ class JobIndex:
                 pending[job_id] = [step]
         flying = Counter(job_id for job_id, _ in in_flight)
         asked = [job_id for job_id in dealings if job_id not in pending]
-        calls = [(keys.job(job_id), keys.shards(job_id), dealings[job_id].shards, most + flying[job_id]) for job_id in asked]
-        for job_id, shards in zip(asked, run_script(self._redis, PENDING, 2, calls) if calls else (), strict=True):
+        calls = [((keys.job(job_id), keys.shards(job_id)), (dealings[job_id].shards, most + flying[job_id])) for job_id in asked]
+        for job_id, shards in zip(asked, run_script(self._redis, PENDING, calls) if calls else (), strict=True):
             pending[job_id] = shards or []
         if not dealings:
             return []

@@ -290,6 +290,23 @@ def test_many_threads_and_two_workers_each_get_their_own_answer_once(
 # Bounds
 
 
+def test_answers_of_one_round_trip_go_to_their_own_processes_whatever_their_size(
+    redis: Redis, make_client: Callable[..., AskClient], threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_end, "MAX_BYTES_OF_CALL", 300)
+    announce(redis, "w")
+    clients, server = [make_client(), make_client()], AskServer(redis, "w")
+    asks = [make_ask(*(f"{number} {text}" for text in range(1 + 50 * (number == 3)))) for number in range(8)]
+    answered = [threads.submit(clients[number % 2].ask, ask) for number, ask in enumerate(asks)]
+    taken = take_all(server, 8)
+
+    server.answer([(one, answer_of(one.ask)) for one in taken])
+
+    for ask, future in zip(asks, answered, strict=True):
+        np.testing.assert_array_equal(future.result(20).vectors, answer_of(ask).vectors)
+    assert_lane_empty(redis)
+
+
 def test_no_live_worker_is_said_at_once(redis: Redis, make_client: Callable[..., AskClient]) -> None:
     announce(redis, "w", "another model")
 

@@ -35,7 +35,7 @@ def test_an_error_of_one_command_is_raised(redis: Redis) -> None:
 
 def test_a_script_that_redis_does_not_know_is_loaded(redis: Redis) -> None:
     redis.script_flush()
-    assert run_script(Line(redis), "return ARGV[1] .. KEYS[1]", 1, [("k", "a"), ("k", "b")]) == [b"ak", b"bk"]
+    assert run_script(Line(redis), "return ARGV[1] .. KEYS[1]", [(["k"], ["a"]), (["k"], ["b"])]) == [b"ak", b"bk"]
 
 
 def test_a_connection_that_the_server_closed_is_made_anew(redis: Redis) -> None:
