@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from flask import request
 from redis.exceptions import RedisError
 
 from shared.errors import InvalidParameter, ModelNotFound
+from shared.ids import new_id
 from shared.interactive import Answer, Ask
 from shared.jobs.wire import JOBS
 from shared.models import ModelConfig
@@ -91,7 +91,7 @@ def reranker(name: str | None) -> ModelConfig:
 def ask(model: ModelConfig, texts: Sequence[str] = (), **wanted: Any) -> Answer:
     """What a worker answers, within the time that a client waits. Raises whatever AskClient.ask does."""
     deadline = time.time() + parts().settings.interactive_timeout_s
-    return parts().asks.ask(Ask(id=uuid.uuid4().hex, model=model.name, deadline=deadline, texts=texts, **wanted))
+    return parts().asks.ask(Ask(id=new_id(), model=model.name, deadline=deadline, texts=texts, **wanted))
 
 
 def _told_by_workers() -> set[str]:

@@ -166,8 +166,19 @@ class ApiWorker(ThreadWorker):  # type: ignore[misc]
         # A process that stops gives its connections back, and closes them when their time is over.
         return self.alive and not self.cfg.is_ssl and self._lingering.has_followed(conn, _RECEIVE_BYTES)
 
+    def handle_request(self, req: Any, conn: Any) -> bool:
+        """As gthread's; and an answer without a body goes too."""
+        try:
+            return bool(super().handle_request(req, conn))
+        finally:
+            if isinstance(conn.sock, PatientSocket):
+                with suppress(OSError):  # the next read finds it
+                    conn.sock.flush()
+
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
         """gthread's own waits seconds for the rest of a body that nobody wants, with a thread."""
+        if keepalive and getattr(conn.parser.mesg.body.reader, "length", None) == 0:
+            return True  # the body was read
         return bool(keepalive) and bool(conn.parser.finish_body(deadline=time.monotonic() + DRAIN_WITHIN_S))
 
     def _close_gently(self, conn: Any) -> None:

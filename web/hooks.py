@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections.abc import Mapping
 
 import structlog
 from flask import Flask, Response, g, request
 
 from shared import metrics, traces
+from shared.ids import new_id
 from shared.logs import get_logger
 from shared.settings import Settings
 from web.admission import SMALL_ANSWER_BYTES, Admission, kind_of
@@ -54,7 +54,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 def request_id(given: str | None) -> str:
     """The client's own id if it can stand in a header and in a log, else a new one."""
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else f"req_{new_id()}"
 
 
 def is_counted(endpoint: str | None, blueprint: str | None) -> bool:

@@ -23,6 +23,8 @@ SILENT_S = 20
 GRACE_S = 20.0
 MIN_BYTES_PER_S = 4096
 _SEND_BYTES = 256 * 2**10
+# A body that is copied behind its head rather than sent after it.
+_JOIN_BYTES = 64 * 2**10
 
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,12})[ \t]*(?:\r|$)")
 
@@ -61,15 +63,21 @@ class Patience:
 
 
 class PatientSocket(socket.socket):
-    """A client's socket that counts the time it is waited for. recv and sendall raise TimeoutError when that is enough."""
+    """A client's socket that counts the time it is waited for. recv and sendall raise TimeoutError when that is enough.
+
+    gunicorn sends the head of an answer by itself: here it waits for the first bytes of the body, or for `flush`. A client that
+    gets both at once wakes once, and each call into the kernel is one where another thread takes the interpreter.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._head = b""
         self.begin()
 
     @classmethod
     def of(cls, accepted: socket.socket) -> PatientSocket:
         """The same connection; the socket that was given is empty afterwards."""
+        accepted.setblocking(True)  # a new object believes that it is
         patient = cls(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
         # In the kernel, per read and write: a Python time-out would bound a whole sendall, however large.
         silent = struct.pack("@ll", SILENT_S, 0)
@@ -93,11 +101,43 @@ class PatientSocket(socket.socket):
         """What is there. Raises BlockingIOError if nothing is."""
         return super().recv(bufsize, socket.MSG_DONTWAIT)
 
+    def setblocking(self, flag: bool) -> None:
+        """As a socket's; the kernel is not asked for what is so already."""
+        if not flag or self.gettimeout() is not None:
+            super().setblocking(flag)
+
     def sendall(self, data: Any, flags: int = 0) -> None:
         """As a socket's. BlockingIOError after SILENT_S without a byte taken."""
+        if _is_head(data):
+            self._head += data
+            return
+        if len(data) > _JOIN_BYTES:
+            self.flush()
+        elif self._head:
+            data, self._head = b"".join((self._head, data)), b""
+        self._send(data, flags)
+
+    def flush(self) -> None:
+        """Send the head of an answer without a body. Raises as sendall."""
+        head, self._head = self._head, b""
+        self._send(head)
+
+    def sendfile(self, *args: Any, **kwargs: Any) -> int:
+        """As a socket's."""
+        self.flush()
+        return super().sendfile(*args, **kwargs)
+
+    def _send(self, data: bytes, flags: int = 0) -> None:
         rest = memoryview(data)
         while rest:
             began = time.monotonic()
             sent = super().send(rest[:_SEND_BYTES], flags)
             self.taking.count(began, sent)
             rest = rest[sent:]
+
+
+def _is_head(data: Any) -> bool:
+    """Of an answer whose body follows at once. (A piece of a body that looks like one is sent a little later.)"""
+    if not isinstance(data, bytes) or not data.startswith(b"HTTP/1."):
+        return False
+    return data.endswith(b"\r\n\r\n") and b"\r\nContent-Length: " in data

@@ -133,7 +133,7 @@ def test_what_localais_variables_say_holds(service: Service) -> None:
     assert answer.json()["problems"] == []
     assert answer.headers["Machine-Tag"] == "box-7"
     assert httpx.get(f"{service.url}/v1/models", timeout=10).json()["data"][0]["id"] == "sentence-luke"
-    for log in service.directory.glob("*.log"):
+    for log in service.directory.glob("logs/*.log"):
         assert log.read_text().count("LOCALAI_GALLERIES mean nothing to umekomi and are passed over") == 1
 
 

@@ -88,6 +88,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         ) as service:
             yield Seen(service, collector, f"http://127.0.0.1:{port}/metrics")
         assert not list(directory.glob("umekomi-metrics-*")), "the counts go with the server"
+        lines = [line for file in directory.glob("logs/*.log") for line in file.read_text().splitlines()]
+        assert [line for line in lines if not line.startswith("{")] == [], "to the last one they are JSON"
 
 
 def finished_job(seen: Seen, client: httpx.Client, **fields: Any) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def test_no_log_of_any_process_holds_a_text_an_id_or_a_key(seen: Seen) -> None:
         client.get(f"{EMBED}/jobs/{job['id']}/results")
         seen.service.wait_for(lambda: client.get(f"{EMBED}/jobs").json()["data"][0]["status"] != "in_progress", "the last job")
 
-    logs = {file: file.read_text() for file in seen.service.directory.glob("*.log")}
+    logs = {file: file.read_text() for file in seen.service.directory.glob("logs/*.log")}
 
     assert any("worker" in file.name for file in logs)
     assert [line for text in logs.values() for line in text.splitlines() if MARKER in line] == []

@@ -39,6 +39,7 @@ class Service:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "valkey").mkdir(exist_ok=True)
+        (directory / "logs").mkdir(exist_ok=True)  # not beside the configuration, which is watched
         (directory / "models.yaml").write_text(models)
         self.valkey = Valkey(directory / "valkey", append_only=True)
         self.storage = Path(str(settings.get("storage_url", directory / "storage")))
@@ -120,7 +121,7 @@ class Service:
                 try:
                     process.wait(15)
                 except subprocess.TimeoutExpired:
-                    process.kill()
+                    os.killpg(process.pid, signal.SIGKILL)  # with its children: each is a session of its own
                     process.wait()
         self.valkey.kill()
 
@@ -130,12 +131,12 @@ class Service:
 
     def logs(self) -> str:
         """The last lines of every process."""
-        files = sorted(self.directory.glob("*.log"))
+        files = sorted(self.directory.glob("logs/*.log"))
         return "\n".join(f"--- {file.name}\n" + "\n".join(file.read_text().splitlines()[-30:]) for file in files)
 
     def _run(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         self._logs += 1
-        with (self.directory / f"{self._logs:02d}-{name}.log").open("wb") as log:
+        with (self.directory / "logs" / f"{self._logs:02d}-{name}.log").open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, *arguments], env=self.environment, stdout=log, stderr=log, start_new_session=True
             )

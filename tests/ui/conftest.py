@@ -69,7 +69,7 @@ def second_web(service: Service, **settings: str) -> Iterator[str]:
     """Another web process on the same data, with other settings; its address."""
     url = f"127.0.0.1:{free_port()}"
     environment = service.environment | {"UMEKOMI_ADDRESS": url} | settings
-    with (service.directory / "second-web.log").open("wb") as log:
+    with (service.directory / "logs" / "second-web.log").open("wb") as log:
         web = subprocess.Popen([sys.executable, "-m", "cli.main", "web"], env=environment, stdout=log, stderr=log)
     try:
         service.wait_for(lambda: httpx.get(f"http://{url}/healthz").status_code == 200, "a second web process", 30)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +81,64 @@ def test_everything_is_sent(ends: tuple[PatientSocket, socket.socket]) -> None:
     while len(received) < len(content):
         received += client.recv(2**20)
     assert received == content
+
+
+def test_a_socket_that_was_accepted_without_blocking_blocks() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with PatientSocket.of(ours) as patient, theirs:
+        patient.setblocking(True)
+        assert os.get_blocking(patient.fileno())
+        patient.setblocking(False)
+        assert not os.get_blocking(patient.fileno())
+        patient.setblocking(True)
+        assert os.get_blocking(patient.fileno())
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+
+
+def arrived(client: socket.socket) -> bytes:
+    try:
+        return client.recv(2**20, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return b""
+
+
+@pytest.mark.parametrize("body", [b"body", memoryview(b"body"), b"b" * 100_000])
+def test_a_head_goes_with_its_body(ends: tuple[PatientSocket, socket.socket], body: bytes) -> None:
+    patient, client = ends
+    patient.sendall(HEAD)
+    assert arrived(client) == b""
+    patient.sendall(body)
+    patient.sendall(b"more")
+    received = b""
+    while len(received) < len(HEAD) + len(body) + 4:
+        received += client.recv(2**20)
+    assert received == HEAD + bytes(body) + b"more"
+
+
+def test_a_head_without_a_body_goes_alone(ends: tuple[PatientSocket, socket.socket]) -> None:
+    patient, client = ends
+    patient.sendall(HEAD)
+    patient.flush()
+    patient.flush()
+    assert arrived(client) == HEAD
+
+
+@pytest.mark.parametrize("streamed", [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_a_head_whose_body_comes_in_its_own_time_does_not_wait(
+    ends: tuple[PatientSocket, socket.socket], streamed: bytes
+) -> None:
+    patient, client = ends
+    patient.sendall(streamed)
+    assert arrived(client) == streamed
+
+
+def test_a_file_goes_behind_its_head(ends: tuple[PatientSocket, socket.socket], tmp_path: Path) -> None:
+    patient, client = ends
+    (tmp_path / "body").write_bytes(b"body")
+    patient.sendall(HEAD)
+    with (tmp_path / "body").open("rb") as file:
+        patient.sendfile(file)
+    assert arrived(client) == HEAD + b"body"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-import uuid
 
 from flask import Blueprint, Response, request
 
 from shared.errors import ContextLengthExceeded, EngineFailed, InvalidParameter, LaneFull, ModelNotFound
+from shared.ids import new_id
 from shared.interactive import Answer, Ask
 from shared.jobs.wire import JOBS, JobObject
 from shared.models import ModelConfig
@@ -73,7 +73,7 @@ def create(engine: str | None = None) -> Response:
     fields = wanted.fields
     answer = parts().asks.ask(
         Ask(
-            id=uuid.uuid4().hex,
+            id=new_id(),
             model=model.name,
             deadline=time.time() + settings.interactive_timeout_s,
             texts=wanted.texts,
