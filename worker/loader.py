@@ -2,7 +2,7 @@
 
 One thread loads models one after another. What takes longer, files from a hub and a first export, is done beside it: the
 model comes back to the loader afterwards, so no model waits for another one's download. An entry that changed meanwhile
-goes that way anew.
+goes that way anew. While an export is made torch serves, if that gives the same vectors, and the export takes over from it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from shared.logs import get_logger
 from shared.models import ModelConfig, ModelSource, find_source
 from shared.presence import DownloadPresence
 from worker.backends import Backend, LoadOptions
-from worker.backends.engines import needs_export
+from worker.backends.engines import may_stand_in, needs_export
 from worker.backends.memory import give_back, own_pages, weights_bytes
+from worker.backends.stand_in import StandIn
 from worker.downloads import Downloads, Fetched
 from worker.eviction import Bounds, make_room
 from worker.identity import Identity
 from worker.place import Place, Places, shape_of
+from worker.taking_over import Exported, take_over
 from worker.threads import essential_thread
 
 logger = get_logger(__name__)
@@ -37,6 +39,9 @@ NO_ROOM_AGAIN_S = 2.0
 JOIN_S = 5.0
 # A library's message may be a page; the reason is shown to callers.
 MAX_REASON_CHARACTERS = 500
+# Exports that one worker makes at a time: each takes torch, three times the model and a core. Two, for a small model's does
+# not wait for a large one's.
+EXPORTS_AT_ONCE = 2
 # What a model that is still exported says of itself.
 EXPORTING = "exporting to ONNX"
 
@@ -59,6 +64,7 @@ class _Prepared:
     config: ModelConfig
     source: ModelSource | None = None
     export_failed: str | None = None
+    is_exporting: bool = False  # torch stands in meanwhile
     error: Exception | None = None
 
 
@@ -86,22 +92,25 @@ class Loader:
         self._downloads = downloads
         self._bounds = bounds
         self._memory_in_use = memory_in_use
-        self._to_load: queue.SimpleQueue[Place | None] = queue.SimpleQueue()
+        self._to_load: queue.SimpleQueue[Place | Exported | None] = queue.SimpleQueue()
         self._to_export: queue.SimpleQueue[tuple[Place, ModelConfig, ModelSource] | None] = queue.SimpleQueue()
         self._thread = essential_thread(self._load_all, "loader", on_death)
-        self._exporter = essential_thread(self._export_all, "exporter", on_death)
+        names = [f"exporter-{number}" for number in range(EXPORTS_AT_ONCE)]
+        self._exporters = [essential_thread(self._export_all, name, on_death) for name in names]
 
     def start(self) -> None:
         """Begin to load what was begun."""
         self._thread.start()
-        self._exporter.start()
+        for exporter in self._exporters:
+            exporter.start()
 
     def stop(self) -> None:
         """Load nothing more; the places say already that everything stops."""
         if self._downloads is not None:
             self._downloads.stop()
         self._to_load.put(None)
-        self._to_export.put(None)  # not waited for: its process ends with this one
+        for _ in self._exporters:
+            self._to_export.put(None)  # not waited for: their processes end with this one
         if self._thread.ident is not None:
             self._thread.join(JOIN_S)
 
@@ -130,6 +139,9 @@ class Loader:
 
     def _load_all(self) -> None:
         while (place := self._to_load.get()) is not None and not self._places.is_stopping:
+            if isinstance(place, Exported):
+                take_over(place, self._places, self._options_of(place.config), self._measured_load)
+                continue
             prepared = self._prepare(place)
             if prepared is not None and self._load_one(place, prepared):
                 self._on_change(place.config.name)  # who waited claims it, before it may leave again
@@ -153,10 +165,12 @@ class Loader:
                 source = ModelSource(directory=fetched.folder)
             if exported is not None and exported[0] is config:
                 return _Prepared(config, source, exported[1])
-            if needs_export(config, source, self._options_of(config)):
+            if not needs_export(config, source, self._options_of(config)):
+                return _Prepared(config, source)
+            if not may_stand_in(config):
                 self._to_export.put((place, config, source))
                 return None
-            return _Prepared(config, source)
+            return _Prepared(config, source, is_exporting=True)
         except Exception as error:
             return _Prepared(config, error=error)
 
@@ -193,7 +207,8 @@ class Loader:
                 raise prepared.error
             assert prepared.source is not None, "else there is an error"
             source = prepared.source
-            options = replace(self._options_of(config), export_failed=prepared.export_failed)
+            options = self._options_of(config)
+            options = replace(options, export_failed=prepared.export_failed, is_exporting=prepared.is_exporting)
             self._make_room(place, place.memory_bytes or weights_bytes(source.directory))
             before = Identity(config, source, options.device)
             backend, memory_bytes = self._measured_load(config, source, options)
@@ -223,6 +238,10 @@ class Loader:
                 # Where it was only to be preloaded it comes at its first use, and there is nothing to tell.
                 place.reason, place.has_failed = reason, has_failed
                 place.retry_at = now + (RETRY_AFTER_S if has_failed else NO_ROOM_AGAIN_S)
+            if isinstance(place.backend, StandIn) and place.exporting is not config:
+                # After the load, so that the two do not hold each other up.
+                place.exporting = config
+                self._to_export.put((place, config, source))
             places.changed.notify_all()
         if backend is not None:
             backend.close()
@@ -294,15 +313,21 @@ class Loader:
     def _export_all(self) -> None:
         while (wish := self._to_export.get()) is not None and not self._places.is_stopping:
             place, config, source = wish
-            with self._places.lock:
-                place.reason = EXPORTING
+            is_awaited = not may_stand_in(config)
+            if is_awaited:
+                with self._places.lock:
+                    place.reason = EXPORTING
             try:
                 failed = self._export(config, source, self._options_of(config))
             except Exception as error:
                 failed = _reason(error)
             with self._places.lock:
-                place.reason, place.exported = None, (config, failed)
-                self._to_load.put(place)
+                if is_awaited:
+                    place.reason, place.exported = None, (config, failed)
+                    self._to_load.put(place)
+                elif place.exporting is config:
+                    place.exporting = None
+                    self._to_load.put(Exported(place, config, source, failed))
 
 
 def _reason(error: Exception) -> str:

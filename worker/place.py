@@ -39,6 +39,7 @@ class Place:
     download: DownloadPresence | None = None  # its files are on their way to this machine
     fetched: Fetched | None = None  # what came of that, for the load that is next
     exported: tuple[ModelConfig, str | None] | None = None  # for the same: of what an export was tried, and why that failed
+    exporting: ModelConfig | None = None  # what an export is being made of, while torch serves
     is_asked: bool = False  # somebody waits for it, so that others may have to go
     is_leaving: bool = False  # takes no new users, and goes with its last
     is_closing: bool = False

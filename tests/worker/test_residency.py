@@ -360,9 +360,9 @@ def test_a_change_during_the_export_is_exported_as_it_is_now(make: Make, loads: 
         return None
 
     monkeypatch.setattr("worker.loader.needs_export", lambda *_: True)
-    residency = make(fake("m", "fake?dimensions=4"), export=export)
+    residency = make(fake("m", "fake?dimensions=4", dtype="int8"), export=export)
     assert exports.get(timeout=PATIENCE_S) == "fake?dimensions=4"
-    residency.replace(registry_of(fake("m", "fake?dimensions=6")))
+    residency.replace(registry_of(fake("m", "fake?dimensions=6", dtype="int8")))
     gate.set()
 
     assert exports.get(timeout=PATIENCE_S) == "fake?dimensions=6"
@@ -464,7 +464,9 @@ def test_what_was_loaded_last_is_known_also_when_it_is_unloaded(make: Make, load
     assert residency.identity("nobody") is None
 
 
-def test_a_model_that_is_exported_first_holds_up_no_other(make: Make, loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_torch_cannot_stand_in_for_is_exported_first_and_holds_up_no_other(
+    make: Make, loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exports, gate = SimpleQueue[str](), threading.Event()
 
     def export(config: ModelConfig, source: ModelSource, options: LoadOptions) -> str | None:
@@ -473,7 +475,7 @@ def test_a_model_that_is_exported_first_holds_up_no_other(make: Make, loads: Loa
         return "the disk is full"
 
     monkeypatch.setattr("worker.loader.needs_export", lambda config, source, options: config.name == "new")
-    residency = make(fake("new"), fake("known"), export=export)
+    residency = make(fake("new", dtype="int8"), fake("known"), export=export)
 
     assert loads.ends() == ["known"]
     assert exports.get(timeout=PATIENCE_S) == "new"

@@ -5,6 +5,7 @@ A new backend is a module here and a line in BACKENDS.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +17,10 @@ import numpy as np
 from shared.interactive import Tokens
 from shared.models import ModelConfig, ModelSource, is_reranker
 from shared.presence import ModelKind
+
+# ONNX Runtime's wheels for Linux tell Microsoft of each session, under an id that they keep in the home directory, unless this
+# is set before their first import. Nothing that happens here is told to anybody.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class LoadOptions:
     threads: int  # intra-op threads of one batch on a CPU
     engines: Path | None = None  # where exports are kept; None: there are none
     export_failed: str | None = None  # why none could be made just now; it is not tried again
+    is_exporting: bool = False  # an export is made once torch serves, which is to stand in until then
 
 
 BACKENDS: dict[str, str] = {

@@ -24,7 +24,9 @@ from worker.backends.checks import WrongModel, check_sentencepiece, check_vocabu
 from worker.backends.failures import told_apart
 from worker.backends.loading import choose_dtype, positions
 from worker.backends.memory import give_back
+from worker.backends.precision import choose, warn
 from worker.backends.splitting import join, plain_tokenizer, split
+from worker.backends.tokenizing import FastTokenizer
 
 logger = get_logger(__name__)
 
@@ -77,7 +79,11 @@ class CrossEncoderBackend:
         torch.set_num_threads(options.threads)
         if config.engine == "onnx":
             logger.warning("torch serves instead of ONNX", model=config.name, reason="rerankers are torch's")
-        dtype = choose_dtype(config, options.device)
+        elif options.device == "cpu" and config.engine == "auto":
+            logger.info("torch serves", model=config.name, reason="rerankers are torch's")
+        dtype, reason = choose_dtype(config, options.device), choose(config, options.device)[1]
+        if reason is not None:
+            warn(config, str(dtype).removeprefix("torch."), reason)
         assert source.directory is not None, "models of a hub were fetched before"
         self._model: Any = CrossEncoder(
             str(source.directory),
@@ -102,6 +108,10 @@ class CrossEncoderBackend:
         self._pad_id = self._wrapper.pad_token_id or 0
         self._pads_left = self._wrapper.padding_side == "left"
         self._splitter: Any = plain_tokenizer(self._wrapper)
+        self._fast: FastTokenizer | None = None
+        if isinstance(self._splitter, Tokenizer):
+            is_left = self._wrapper.truncation_side == "left"
+            self._fast = FastTokenizer(self._splitter, self.max_tokens, truncates_left=is_left)
         self._wanted = {name for name, value in self._preprocess([("a", "b")]).items() if torch.is_tensor(value)}
         # The slices of one request have one query, which may be long.
         self._query: Callable[[str], tuple[int, list[int]]] = lru_cache(QUERIES_KEPT)(self._encode_query)
@@ -121,7 +131,8 @@ class CrossEncoderBackend:
         if self._template is None:
             return [self._tokenize_own(prompt, text) for text in texts]
         tokens, query = self._query(prompt)
-        return [self._pair(tokens, query, document) for document in self._encode(texts)]
+        # Enough of each to tell which of the two is longer.
+        return [self._pair(tokens, query, document) for document in self._encode(texts, max(tokens, self.max_tokens))]
 
     def wrap(self, token_ids: Sequence[int]) -> TokenizedText:
         """See Backend. Always raises InvalidParameter: a pair is two texts."""
@@ -148,7 +159,7 @@ class CrossEncoderBackend:
 
     def close(self) -> None:
         """See Backend."""
-        self._model = self._network = self._wrapper = self._splitter = None
+        self._model = self._network = self._wrapper = self._splitter = self._fast = None
         self._query = self._encode_query
         give_back(self.device)
 
@@ -207,10 +218,10 @@ class CrossEncoderBackend:
 
     def _read_template(self) -> _Template | None:
         """From a pair; None if the model wants more than we fill, or its pairs are of another form."""
-        if not isinstance(self._splitter, Tokenizer) or not {"input_ids", "attention_mask"} <= self._wanted <= _FILLED:
+        if self._fast is None or not {"input_ids", "attention_mask"} <= self._wanted <= _FILLED:
             return None
         made = self._splitter.encode("a", "a")
-        (body,) = self._encode(["a"])
+        (body,) = self._encode(["a"], 1)
         texts = [place for place, is_special in enumerate(made.special_tokens_mask) if not is_special]
         first, second = texts[: len(body)], texts[len(body) :]
         if len(texts) != 2 * len(body) or not body:
@@ -240,11 +251,12 @@ class CrossEncoderBackend:
 
     def _encode_query(self, text: str) -> tuple[int, list[int]]:
         """How many tokens it has, and as many of them as a pair may hold."""
-        (ids,) = self._encode([text])
+        (ids,) = self._encode([text], len(text))
         return len(ids), ids[-self.max_tokens :] if self._wrapper.truncation_side == "left" else ids[: self.max_tokens]
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [made.ids for made in self._splitter.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def _encode(self, texts: Sequence[str], tokens: int) -> list[list[int]]:
+        assert self._fast is not None, "asked for only where there is one"
+        return self._fast.bodies(texts, tokens)
 
     def _pair(self, query_tokens: int, query: list[int], document: list[int]) -> _Pair:
         template = self._template

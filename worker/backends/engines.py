@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -19,26 +21,56 @@ from shared.logs import get_logger
 from shared.models import ModelConfig, ModelSource, is_reranker
 from worker.backends import Backend, LoadOptions
 from worker.backends.checks import WrongModel
-from worker.backends.exports import REFERENCE, Description, Exports, fingerprint
+from worker.backends.exports import REFERENCE, Description, Exports, fingerprint, too_long
+from worker.backends.precision import choose, warn
 from worker.backends.reference import Disagreement, Reference
+from worker.backends.stand_in import StandIn
 
 logger = get_logger(__name__)
 
-# A large model takes some minutes. One that hangs holds the lock of all exports, and its model would never be served.
+# A large model takes some minutes. One that hangs holds up those that wait for the same export, and others behind it.
 EXPORT_TIMEOUT_S = 1800.0
 
 
 def load(config: ModelConfig, source: ModelSource, options: LoadOptions) -> Backend:
     """The model in the engine that its entry says, or in torch. Raises whatever torch's libraries do."""
+    if options.is_exporting:
+        return _stand_in(config, source, options)
     if _is_for_onnx(config, options):
         found = _load_export(config, source, options)
         if found is not None:
             return found
     elif config.engine == "onnx":
         reason = "there is no folder for its export" if options.device == "cpu" else "it is for CPUs here"
-        metrics.ONNX_FALLBACKS.inc(1, config.name)
-        logger.warning("torch serves instead of ONNX", model=config.name, reason=reason)
+        _tell_why_torch(config, _Failed(reason))
     return _load_torch(config, source, options)
+
+
+def _stand_in(config: ModelConfig, source: ModelSource, options: LoadOptions) -> Backend:
+    """Torch, as a StandIn if an export is to be made; in float32, as on any CPU."""
+    from worker.backends.sentence_transformers import SentenceTransformersBackend
+
+    backend = SentenceTransformersBackend(config, source, options)
+    reason = too_long(config, backend.max_tokens)
+    if reason is None:
+        return StandIn(backend)
+    _stay_with_torch(config, _Expected(reason))
+    return backend
+
+
+def may_stand_in(config: ModelConfig) -> bool:
+    """Whether torch may serve until the export is made: if it gives the vectors that ONNX will, and the entry does not insist."""
+    return config.engine == "auto" and config.dtype != "int8"
+
+
+def takes_over(config: ModelConfig, source: ModelSource, options: LoadOptions) -> bool:
+    """Whether ONNX can serve now that the export was made; if torch is to stay, it is said why."""
+    try:
+        _find(config, source, options)
+    except Exception as error:
+        _stay_with_torch(config, error)
+        return False
+    return True
 
 
 def needs_export(config: ModelConfig, source: ModelSource, options: LoadOptions) -> bool:
@@ -74,37 +106,43 @@ def _is_for_onnx(config: ModelConfig, options: LoadOptions) -> bool:
 
 def _load_export(config: ModelConfig, source: ModelSource, options: LoadOptions) -> Backend | None:
     """None, having said why, where torch is to serve. Raises WrongModel for an entry that is wrong for any engine."""
-    assert options.engines is not None, "looked at by _is_for_onnx"
-    exports, reason, key = Exports(options.engines), options.export_failed, None
     try:
-        key = fingerprint(config, source)
-        folder = exports.find(key)
-        if folder is None and reason is None:
-            reason = make_export(config, source, options)
-            folder = exports.find(key)
-        if folder is not None:
-            return _open(config, folder, options)
+        if options.export_failed is None and needs_export(config, source, options):
+            options = replace(options, export_failed=make_export(config, source, options))
+        return _open(config, _find(config, source, options), options)
     except WrongModel:
         raise
-    except _Expected as error:
-        logger.info("torch serves", model=config.name, reason=str(error))
-        return None
-    except _Failed as error:
-        reason = str(error)
+    except (_Expected, _Failed) as error:
+        _tell_why_torch(config, error)
     except Exception as error:
         # Damaged: the next load makes it anew.
-        reason = f"its export is unusable: {type(error).__name__}: {str(error)[:200]}"
-        if key is not None:
-            exports.discard(key)
-    metrics.ONNX_FALLBACKS.inc(1, config.name)
-    logger.warning("torch serves instead of ONNX", model=config.name, reason=reason)
+        _tell_why_torch(config, _Failed(f"its export is unusable: {type(error).__name__}: {str(error)[:200]}"))
+        _discard(config, source, options)
     return None
 
 
-def _open(config: ModelConfig, folder: Path, options: LoadOptions) -> Backend:
+def _find(config: ModelConfig, source: ModelSource, options: LoadOptions) -> Path:
+    """The export's folder. Raises _Expected or _Failed if torch is to serve, and whatever a damaged one makes it raise."""
+    assert options.engines is not None, "looked at by _is_for_onnx"
+    try:
+        folder = Exports(options.engines).find(fingerprint(config, source))
+    except OSError as error:
+        raise _Failed(f"{type(error).__name__}: {error}") from error
+    if folder is None:
+        raise _Failed(options.export_failed or "its files changed while it was exported")
     description = Description.read(folder)
     if description.refused is not None:
         raise (_Expected if description.is_expected else _Failed)(description.refused)
+    return folder
+
+
+def _discard(config: ModelConfig, source: ModelSource, options: LoadOptions) -> None:
+    assert options.engines is not None, "looked at by _is_for_onnx"
+    with suppress(OSError):
+        Exports(options.engines).discard(fingerprint(config, source))
+
+
+def _open(config: ModelConfig, folder: Path, options: LoadOptions) -> Backend:
     from worker.backends.onnxruntime import OnnxBackend
 
     backend = OnnxBackend(config, folder, threads=options.threads)
@@ -114,17 +152,38 @@ def _open(config: ModelConfig, folder: Path, options: LoadOptions) -> Backend:
         backend.close()
         raise
     logger.info("engine checked", model=config.name, engine="onnx", dtype=backend.dtype, agreement=round(agreement, 6))
+    if config.dtype != "int8" and (reason := choose(config, options.device)[1]) is not None:
+        warn(config, backend.dtype, reason)
     return backend
+
+
+def _tell_why_torch(config: ModelConfig, error: Exception) -> None:
+    """In silence where it is simply the better choice, with one warning where ONNX should have done."""
+    if isinstance(error, _Expected):
+        logger.info("torch serves", model=config.name, reason=str(error))
+        return
+    reason = str(error) if isinstance(error, _Failed) else f"{type(error).__name__}: {str(error)[:200]}"
+    metrics.ONNX_FALLBACKS.inc(1, config.name)
+    logger.warning("torch serves instead of ONNX", model=config.name, reason=reason)
+
+
+def _stay_with_torch(config: ModelConfig, error: Exception) -> None:
+    """Of a model that torch serves already, on a CPU."""
+    _tell_why_torch(config, error)
+    if (reason := choose(config, "cpu")[1]) is not None:
+        warn(config, "float32", reason)
 
 
 def _load_torch(config: ModelConfig, source: ModelSource, options: LoadOptions) -> Backend:
     """In half precision only if that gives the vectors of float32."""
-    from worker.backends.loading import choose_dtype
     from worker.backends.sentence_transformers import SentenceTransformersBackend
 
+    dtype, reason = choose(config, options.device, is_checked=True)
+    if reason is not None:
+        warn(config, dtype, reason)
     exact = config.model_copy(update={"dtype": "float32", "f16": False})
     reference = None
-    if str(choose_dtype(config, options.device, is_checked=True)) != "torch.float32":
+    if dtype != "float32":
         # Before the other one, so that both are never in memory side by side.
         reference = _reference(exact, source, options)
     backend = SentenceTransformersBackend(config, source, options)

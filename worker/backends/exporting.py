@@ -25,14 +25,11 @@ from transformers.utils import logging as transformers_logging
 
 from shared.models import ModelConfig, ModelSource
 from worker.backends import LoadOptions
-from worker.backends.exports import GRAPH, REFERENCE, TOKENIZER, Description
+from worker.backends.exports import GRAPH, REFERENCE, TOKENIZER, Description, too_long
 from worker.backends.onnxruntime import OnnxBackend
 from worker.backends.reference import LONG_TOKENS, LONGEST_TOKENS, Disagreement, Reference
 from worker.backends.sentence_transformers import Parts, SentenceTransformersBackend
 
-# Attention over one text of so many tokens takes 200 MB with 12 heads, and four times as much for twice as many: ONNX
-# Runtime keeps the whole matrix, torch does not. Models that read more are torch's, unless their entry says `onnx`.
-MAX_TOKENS = 2048
 # Of sentence-transformers: they are in the graph as they are. Others are not tried, since a trace might miss a branch.
 _MODULES = {"Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"}
 # Whose attention ONNX Runtime's tools know how to fuse: 15 % less for a short text.
@@ -130,8 +127,8 @@ def _exportable(parts: Parts, config: ModelConfig, max_tokens: int) -> Any:
         raise Refused("its tokenizer is one in Python")
     if not parts.inputs <= {"input_ids", "attention_mask", "token_type_ids"}:
         raise Refused(f"it takes {', '.join(sorted(parts.inputs))}")
-    if max_tokens > MAX_TOKENS and config.engine == "auto":
-        raise Refused(f"it reads up to {max_tokens} tokens: torch needs less memory for them", is_expected=True)
+    if (reason := too_long(config, max_tokens)) is not None:
+        raise Refused(reason, is_expected=True)
     return parts.model[0].auto_model
 
 
@@ -209,10 +206,27 @@ def _quantize(graph: Path) -> None:
     A scale for each column of the weights: all-MiniLM-L6-v2 agrees to 0.991 at worst so, and to 0.945 with one scale for all,
     which is 2 % quicker.
     """
-    wide = graph.with_name("wide.onnx")
-    graph.rename(wide)
-    quantize_dynamic(str(wide), str(graph), weight_type=QuantType.QUInt8, per_channel=True, op_types_to_quantize=["MatMul"])
-    wide.unlink()
+    wide, weights = graph.with_name("wide.onnx"), graph.with_name(f"{graph.name}.data")
+    is_large = weights.exists()
+    if is_large:
+        # Under another name, or the narrow weights would be written behind them.
+        model = onnx.load(str(graph))
+        graph.unlink()
+        weights.unlink()
+        _save(model, wide)
+        del model
+    else:
+        graph.rename(wide)
+    quantize_dynamic(
+        str(wide),
+        str(graph),
+        weight_type=QuantType.QUInt8,
+        per_channel=True,
+        op_types_to_quantize=["MatMul"],
+        use_external_data_format=is_large,
+    )
+    for file in graph.parent.glob(f"{wide.name}*"):
+        file.unlink()
 
 
 def _check(config: ModelConfig, folder: Path, longest: Reference, threads: int) -> None:

@@ -11,7 +11,11 @@ from worker.backends import DeviceBroken, OutOfMemory
 
 # After an error of CUDA's own (an illegal access, a failed assertion on the device) nothing works in this process any more.
 _BROKEN: tuple[type[BaseException], ...] = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
-_NO_ROOM = ("CUDA out of memory", "MPS backend out of memory", "DefaultCPUAllocator", "ENOMEM")
+# cuBLAS has memory of its own, and says so in its own words; so has whatever asks the driver itself, such as pinned memory.
+_NO_ROOM = (
+    *("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    *("MPS backend out of memory", "DefaultCPUAllocator", "ENOMEM"),
+)
 
 
 @contextmanager

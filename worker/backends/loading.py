@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from shared.logs import get_logger
 from shared.models import ModelConfig, ModelSource
 from worker.backends import luke
+from worker.backends.precision import choose
 
 logger = get_logger(__name__)
 
@@ -29,12 +30,13 @@ def load(config: ModelConfig, source: ModelSource, device: str, dtype: torch.dty
     assert directory is not None, "models of a hub were fetched before"
     has_modules = (directory / "modules.json").is_file()
     if not luke.is_luke(directory):
-        return _pool(SentenceTransformer(str(directory), local_files_only=True, **arguments), config, has_modules=has_modules)
+        model = SentenceTransformer(str(directory), local_files_only=True, **arguments)
+        return _widen(_pool(model, config, has_modules=has_modules), dtype)
     arguments["model_kwargs"]["key_mapping"] = {f"^{re.escape(luke.PREFIX)}": ""}
     with luke.as_xlm_roberta(directory) as view, _quiet():
         model = SentenceTransformer(str(view), local_files_only=True, **arguments)
     luke.check_weights(directory, model[0].auto_model)
-    return _pool(model, config, has_modules=has_modules)
+    return _widen(_pool(model, config, has_modules=has_modules), dtype)
 
 
 @contextmanager
@@ -63,30 +65,27 @@ def _pool(model: SentenceTransformer, config: ModelConfig, *, has_modules: bool)
     return model
 
 
-def choose_dtype(config: ModelConfig, device: str, *, is_checked: bool = False) -> torch.dtype:
-    """The type of torch's weights: on a GPU what the entry wants; if it says nothing, half precision where that is checked.
+def _widen(model: SentenceTransformer, dtype: torch.dtype) -> SentenceTransformer:
+    """What comes behind the network is float32, also where that is in half precision.
 
-    float16 before bfloat16: three more bits of a number, and the same speed. A model that leaves its range is found at load.
+    A sum over thousands of tokens leaves float16's range, and a vector in it has unit length to three digits only.
     """
-    is_cuda = device.startswith("cuda")
-    wanted: str = config.dtype
-    if wanted == "int8":
-        logger.warning("int8 left out", model=config.name, reason="torch has none that is exact enough; ONNX has, on a CPU")
-        wanted = "auto"
-    if wanted == "auto":
-        wanted = "float16" if config.f16 or (is_cuda and is_checked) else "float32"
-    if device == "cpu" and wanted != "float32":
-        logger.warning("half precision left out", model=config.name, reason="it is slower on a CPU, and less exact")
-        wanted = "float32"
-    if (
-        wanted == "bfloat16"
-        and is_cuda
-        and torch.cuda.is_available()
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        logger.warning("bfloat16 left out", model=config.name, reason="this GPU has none")
-        wanted = "float16"
-    found = getattr(torch, wanted)
+    if dtype is not torch.float32:
+        for module in list(model)[1:]:
+            module.float()
+        model[0].register_forward_hook(_as_float32)
+    return model
+
+
+def _as_float32(_module: torch.nn.Module, _arguments: Any, features: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.float() if torch.is_tensor(value) and value.is_floating_point() else value for name, value in features.items()
+    }
+
+
+def choose_dtype(config: ModelConfig, device: str, *, is_checked: bool = False) -> torch.dtype:
+    """The type of torch's weights, as precision has it."""
+    found = getattr(torch, choose(config, device, is_checked=is_checked)[0])
     assert isinstance(found, torch.dtype), "ModelConfig names torch's types"
     return found
 

@@ -61,6 +61,21 @@ def test_pairs_are_cut_as_the_wrapper_cuts_them_and_say_so(layout: str, build: B
             assert row.truncated == (len(whole) > backend.max_tokens)
 
 
+@pytest.mark.parametrize("context_size", [33, 34])
+def test_pairs_of_very_long_texts_are_cut_as_the_wrapper_cuts_them(
+    context_size: int, build: Build, load_folder: LoadFolder
+) -> None:
+    """The odd token is the longer one's, so which is longer must be known."""
+    backend = load_folder(build("cross-encoder"), context_size=context_size)
+    wrapper = CrossEncoder(str(build("cross-encoder")), device="cpu").tokenizer
+    texts = ["fox " * length for length in (1, 17, 600, 601)]
+
+    for query in texts:
+        for row, document in zip(backend.tokenize(texts, query), texts, strict=True):
+            (expected,) = wrapper([query], [document], truncation="longest_first", max_length=context_size)["input_ids"]
+            assert row.ids.tolist() == expected
+
+
 def test_a_model_whose_pairs_are_not_understood_tokenizes_itself(
     build: Build, load_folder: LoadFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

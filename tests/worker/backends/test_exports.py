@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from shared.models import ModelConfig, ModelSource, Parameters
+from tests.support.waiting import wait_until
 from worker.backends.exports import Description, Exports, fingerprint
 from worker.backends.reference import agreement
 
@@ -62,6 +64,59 @@ def test_what_a_killed_process_left_and_what_is_long_unused_is_swept(exports: Ex
     assert sorted(path.name for path in (tmp_path / "engines").iterdir() if path.is_dir()) == ["new", "used", "young"]
 
 
+def test_two_exports_are_made_side_by_side_and_neither_sweeps_the_other_away(exports: Exports) -> None:
+    with exports.making("large") as large:
+        assert large is not None
+        (large / "begun").touch()
+        small = threading.Thread(target=make, args=(exports, "small"), daemon=True)
+        small.start()
+        small.join(10)
+        assert exports.find("small") is not None
+        Description(dimensions=3).write(large)
+
+    found = exports.find("large")
+    assert found is not None
+    assert (found / "begun").exists()
+
+
+def test_who_wants_the_same_export_waits_for_it(exports: Exports, tmp_path: Path) -> None:
+    """Several at once, as the workers of a machine do at their first start."""
+    made: list[bool] = []
+
+    def want() -> None:
+        with exports.making("a") as folder:
+            if folder is not None:
+                Description(dimensions=3).write(folder)
+            made.append(folder is not None)
+
+    waiting = [threading.Thread(target=want) for _ in range(4)]
+    with exports.making("a") as folder:
+        assert folder is not None
+        for thread in waiting:
+            thread.start()
+        wait_until(lambda: waiting_for_a_lock() >= len(waiting))
+        assert made == []
+        Description(dimensions=3).write(folder)
+    for thread in waiting:
+        thread.join(10)
+
+    assert made == [False] * 4
+    assert [path.name for path in (tmp_path / "engines").iterdir()] == ["a"]
+
+
+def waiting_for_a_lock() -> int:
+    """Of this process, by /proc."""
+    return sum(f" {os.getpid()} " in line and "->" in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_the_next_one_makes_what_failed(exports: Exports) -> None:
+    with pytest.raises(OSError, match="full"), exports.making("a"):
+        raise OSError("full")
+
+    make(exports, "a")
+    assert exports.find("a") is not None
+
+
 def test_contents_make_an_export_and_names_and_times_do_not(tmp_path: Path) -> None:
     def found(folder: str, **entry: object) -> str | None:
         config = ModelConfig(name=folder, parameters=Parameters(model=folder), **entry)  # type: ignore[arg-type]
@@ -73,6 +128,7 @@ def test_contents_make_an_export_and_names_and_times_do_not(tmp_path: Path) -> N
         (tmp_path / folder / ".hidden").write_text(folder)
     os.utime(tmp_path / "two" / "model.safetensors", (1, 1))
     assert found("one") == found("two") == found("two", preload=False, prompts={"q": "q: "})
+    assert found("one") == found("one", dtype="float32") == found("one", dtype="float16")  # which a CPU does not compute in
     assert len({found("one"), found("one", dtype="int8"), found("one", normalize=True), found("one", context_size=9)}) == 4
     (tmp_path / "two" / "model.safetensors").write_bytes(b"WEIGHTS")
     assert found("one") != found("two")

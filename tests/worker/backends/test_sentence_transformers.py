@@ -15,7 +15,7 @@ from shared.errors import InvalidParameter
 from shared.models import find_source
 from tests.support.models import BUILDERS, MAX_TOKENS, SENTENCES, build_bert, build_luke, copy_of
 from tests.worker.backends.conftest import Build, LoadFolder
-from worker.backends import Backend, OutOfMemory
+from worker.backends import Backend, DeviceBroken, OutOfMemory
 from worker.backends.checks import WrongModel
 from worker.backends.loading import choose_dtype
 
@@ -306,6 +306,8 @@ def test_weights_that_give_nan_are_refused(tmp_path: Path, load_folder: LoadFold
 def test_a_device_without_room_is_told_apart_from_a_model_that_fails(
     build: Build, load_folder: LoadFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
     backend: Any = load_folder(build("bert"))
     rows = backend.tokenize(["a", "b"])
 
@@ -315,8 +317,17 @@ def test_a_device_without_room_is_told_apart_from_a_model_that_fails(
 
         monkeypatch.setattr(backend, "_forward", forward)
 
-    fail(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
-    with pytest.raises(OutOfMemory):
+    for no_room in (
+        torch.cuda.OutOfMemoryError("no room"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ):
+        fail(no_room)
+        with pytest.raises(OutOfMemory):
+            backend.embed(rows)
+    fail(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+    with pytest.raises(DeviceBroken):
         backend.embed(rows)
     fail(RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes"):
