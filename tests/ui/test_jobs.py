@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 from tests.ui.conftest import KEY, OpenPage, rows, submit
 
 BAD = "{no json\n"
@@ -37,17 +38,21 @@ def status(page: Page):  # type: ignore[no-untyped-def]
 def test_a_job_runs_to_its_end_on_the_page_and_its_shards_turn_green(
     open_page: OpenPage, api: httpx.Client, nothing_left: None
 ) -> None:
-    job = submit(api, rows(60), model="slow")
-    api.post(f"/v1/embeddings/jobs/{job}/pause")
+    job = submit(api, rows(120), model="slow")
+    assert api.post(f"/v1/embeddings/jobs/{job}/pause").status_code == 200
     page = open_page(f"job/{job}")
     page.get_by_role("button", name="Resume").click()
     expect(status(page)).to_have_text("completed")
 
     expect(page.get_by_role("progressbar", name="Progress of the job")).to_have_attribute("aria-valuenow", "100")
-    expect(page.locator(".figure").filter(has_text="Rows done")).to_contain_text("60")
+    expect(page.locator(".figure").filter(has_text="Rows done")).to_contain_text("120")
     total = api.get(f"/v1/embeddings/jobs/{job}/shards").json()["total"]
     assert total > 2
     expect(page.get_by_role("img", name=f"done {total}, done, with failed rows 0")).to_be_visible()
+    first_cell = "document.querySelector('canvas.shards').getContext('2d').getImageData(3, 3, 1, 1).data.join()"
+    assert page.evaluate(first_cell) == "60,154,98,255"
+    page.get_by_label("Colours").select_option("dark")
+    wait_until(lambda: page.evaluate(first_cell) == "60,143,94,255")
     # Said to a screen reader, without anybody asking.
     expect(page.locator("main p[role=status]").first).to_have_text("The job is completed now.")
 
@@ -141,7 +146,11 @@ def test_nothing_that_a_job_says_becomes_a_part_of_the_page(open_page: OpenPage,
     line = f'{{"id": "{evil}", "text": "a"}}\n'
     response = api.post(
         "/v1/embeddings/jobs",
-        json={"model": evil, "input": ["a", {"id": evil, "text": "b"}, {"id": evil, "text": "c"}], "metadata": {evil[:60]: evil}},
+        json={
+            "model": evil,
+            "input": ["a", {"id": evil, "text": "b"}, {"id": evil, "text": "c"}],
+            "metadata": {evil[:60]: evil, "file": evil},
+        },
     )
     assert response.status_code == 202, response.text
     job = response.json()["id"]
@@ -150,9 +159,12 @@ def test_nothing_that_a_job_says_becomes_a_part_of_the_page(open_page: OpenPage,
     page = open_page("live")
     expect(page.get_by_role("region", name="Models").first).to_contain_text(evil)
     page.goto(page.url.replace("#/live", f"#/job/{job}"))
+    expect(page.get_by_role("heading", level=1)).to_have_text(evil)
     expect(page.locator("dl.facts")).to_contain_text(evil)
     expect(page.get_by_role("region", name="Rows that failed").first).to_contain_text(evil)
-    page.goto(page.url.replace(f"#/job/{job}", f"#/job/{evil}"))
+    page.goto(page.url.replace(f"#/job/{job}", "#/jobs"))
+    expect(page.get_by_role("link", name=evil)).to_be_visible()
+    page.goto(page.url.replace("#/jobs", f"#/job/{evil}"))
     expect(page.get_by_role("heading", level=1)).to_contain_text(evil)
 
     assert page.evaluate("window.pwned") is None
@@ -171,7 +183,7 @@ def test_results_are_downloaded_to_disk_where_a_key_is_needed(
 
         page.evaluate("delete window.showSaveFilePicker")  # it opens a window that no test can answer
         with page.expect_download() as begun:
-            page.get_by_role("button", name="Results as parquet").click()
+            page.get_by_role("button", name="Download Parquet").click()
         begun.value.save_as(tmp_path / "results.parquet")
         assert begun.value.suggested_filename == f"{job}-results.parquet"
         assert pq.read_table(tmp_path / "results.parquet").num_rows == 30

@@ -29,7 +29,7 @@ def test_a_job_shows_up_with_its_progress_and_what_the_worker_runs_and_goes_when
     open_page: OpenPage, api: httpx.Client
 ) -> None:
     page = open_page("live")
-    expect(page.get_by_text("No job runs or waits.")).to_be_visible()
+    expect(page.get_by_text("No job runs or waits.").get_by_role("link", name="Submit a corpus")).to_be_visible()
 
     job = submit(api, rows(3000), model="slow", priority="high")
 
@@ -45,17 +45,22 @@ def test_a_job_shows_up_with_its_progress_and_what_the_worker_runs_and_goes_when
 def test_a_lost_connection_is_told_and_mends_itself_when_the_server_is_back(
     open_page: OpenPage, installation: Service, api: httpx.Client
 ) -> None:
-    page = open_page("live")
+    page, other = open_page("live"), open_page("jobs")
     expect(page.get_by_role("heading", name="Models")).to_be_visible()
+    expect(other.get_by_role("heading", name="Jobs")).to_be_visible()
     assert installation.web is not None
 
     installation.web.send_signal(signal.SIGTERM)
     installation.web.wait(20)
     expect(page.get_by_text("Connection lost: the server does not answer.")).to_be_visible()
     expect(page.get_by_role("heading", name="Models")).to_be_visible()  # what was seen stays
+    other.get_by_role("link", name="Submit", exact=True).click()
+    expect(other.get_by_label("Model")).to_have_accessible_description("the server does not answer")
 
     installation.start_web()
     expect(page.get_by_text("Connection lost")).to_be_hidden()
+    expect(other.get_by_label("Model").locator("option")).not_to_have_count(0)
+    expect(other.get_by_label("Model")).to_have_accessible_description("")
     job = submit(api, rows(3000), model="slow")
     expect(page.get_by_role("link", name=job[:14]).first).to_be_visible()
     api.delete(f"/v1/embeddings/jobs/{job}")

@@ -52,12 +52,13 @@ def test_from_a_csv_to_the_answer_of_a_question_in_the_page_alone(open_page: Ope
     expect(page.locator(".tag.good")).to_contain_text("completed")
     page.evaluate("delete window.showSaveFilePicker")  # it opens a window that no test can answer
     with page.expect_download() as download:
-        page.get_by_role("button", name="Results as parquet").click()
+        page.get_by_role("button", name="Download Parquet").click()
     download.value.save_as(tmp_path / "vectors.parquet")
     assert pq.read_table(tmp_path / "vectors.parquet").num_rows == 300
 
-    page.get_by_role("link", name="Ask its vectors").click()
+    page.get_by_role("link", name="Ask it a question").click()
     expect(page.get_by_label("Job", exact=True).locator("option:checked")).to_contain_text("letters.csv · 300 rows")
+    expect(page.get_by_role("textbox", name="Question")).to_be_focused()
     found = ask(page, "letter number 217")
 
     assert len(found) == 10

@@ -164,6 +164,7 @@ def test_a_parquet_file_that_is_dropped_is_read_by_its_columns(open_page: OpenPa
     )
     expect(page.get_by_label("Column of the texts")).to_have_value("content")
     expect(page.locator("table.preview caption")).to_contain_text("2 rows")
+    assert page.get_by_label("File:").evaluate("input => input.files[0].name") == "dropped.parquet"
     send(page)
 
     assert job_of(page, api)["counts"]["total"] == 2
@@ -185,6 +186,11 @@ def test_the_servers_own_message_stands_beside_the_field_it_names(open_page: Ope
     refused("Dimensions", "many", "dimensions: must be a whole number")
     page.get_by_label("Dimensions").fill("")
     refused("Column of the texts", "bodies", "there is no column 'bodies'")
+
+    choose(page, *WHY["damaged"])
+    send(page)
+    expect(page.get_by_label("File:")).to_have_accessible_description(re.compile("the input is not Parquet, or damaged"))
+    expect(page.get_by_label("File:")).to_be_focused()
 
 
 def test_an_answer_that_was_lost_is_asked_for_again_and_makes_one_job(open_page: OpenPage, api: httpx.Client) -> None:

@@ -129,14 +129,35 @@ export function makeApi({ askForKey, lost = () => "the server does not answer" }
         error = failure instanceof ApiError ? failure : noAnswer(failure);
       }
       if (signal.aborted) return;
-      if (error.status >= 400 && error.status < 500 && error.status !== 429 && error.status !== 408)
-        return onState("ended", { error });
+      if (!isWorthATry(error)) return onState("ended", { error });
       waitMs = Math.max(waitMs, Math.min(error.retryAfterMs ?? 0, LONGEST_WAIT_MS));
       onState("lost", { error, waitMs });
       await pause(waitMs * (0.8 + 0.4 * Math.random()), signal);
       waitMs = Math.min(LONGEST_WAIT_MS, waitMs * 2);
     }
   }
+}
+
+/**
+ * The answer of `act()`, asked for again with longer and longer pauses while nobody answers or the server has no time;
+ * `onError(error)` hears of each failure. What else goes wrong is raised, as is what failed when the signal came.
+ */
+export async function persist(act, { signal, onError }) {
+  for (let waitMs = FIRST_WAIT_MS; ; waitMs = Math.min(LONGEST_WAIT_MS, waitMs * 2)) {
+    try {
+      return await act();
+    } catch (error) {
+      if (signal.aborted || !isWorthATry(error)) throw error;
+      onError(error);
+      await pause(waitMs, signal);
+      if (signal.aborted) throw error;
+    }
+  }
+}
+
+/** Whether the same may succeed later: nobody answered, or the server has no time or no room now. */
+export function isWorthATry(error) {
+  return error instanceof ApiError && (!(error.status >= 400 && error.status < 500) || error.status === 408 || error.status === 429);
 }
 
 /** The key of this tab, or null. */

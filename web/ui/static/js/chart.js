@@ -1,12 +1,10 @@
 // Bars over time, stacked by lane: what was done a second in each step of some seconds.
 
-import { svg } from "./dom.js";
+import { h, svg } from "./dom.js";
 
+// The bars are stretched to whatever room there is; the figures stand beside them, and keep their shape.
 const WIDTH = 600;
-const HEIGHT = 150;
-const LEFT = 44;
-const BOTTOM = 18;
-const TOP = 8;
+const HEIGHT = 120;
 
 /**
  * `at`: ends of the steps, unix seconds; `lanes`: {name: [a figure a second for each step]}, drawn one upon another.
@@ -16,9 +14,9 @@ export function chart({ at, lanes, stepSeconds, windowSeconds, now }, words) {
   const names = Object.keys(lanes);
   const sums = at.map((_, i) => names.reduce((sum, name) => sum + lanes[name][i], 0));
   const top = ceiling(Math.max(1, ...sums));
-  const x = (moment) => LEFT + ((moment - (now - windowSeconds)) / windowSeconds) * (WIDTH - LEFT);
-  const y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
-  const width = Math.max(1, (stepSeconds / windowSeconds) * (WIDTH - LEFT) - 1);
+  const x = (moment) => ((moment - (now - windowSeconds)) / windowSeconds) * WIDTH;
+  const y = (value) => (1 - value / top) * HEIGHT;
+  const width = Math.max(1, (stepSeconds / windowSeconds) * WIDTH - 1);
   const bars = [];
   at.forEach((end, i) => {
     if (end - stepSeconds < now - windowSeconds) return;
@@ -29,14 +27,15 @@ export function chart({ at, lanes, stepSeconds, windowSeconds, now }, words) {
       below += value;
     }
   });
-  const lines = [0, top / 2, top].map((value) => [
-    svg("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: round(y(value)), y2: round(y(value)) }),
-    svg("text", { x: LEFT - 6, y: round(y(value)) + 4, "text-anchor": "end" }, words.format(value)),
-  ]);
-  const times = [1, 0.5, 0].map((share, i) =>
-    svg("text", { x: round(x(now - share * windowSeconds)), y: HEIGHT - 3, "text-anchor": ["start", "middle", "end"][i] }, words.ago(share * windowSeconds)),
+  const values = [top, top / 2, 0];
+  const lines = values.map((value) => svg("line", { class: "grid", x1: 0, x2: WIDTH, y1: round(y(value)), y2: round(y(value)) }));
+  return h(
+    "div",
+    { class: "chart", role: "img", "aria-label": words.label },
+    h("div", { class: "values" }, values.map((value) => h("span", {}, words.format(value)))),
+    svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none" }, lines, bars),
+    h("div", { class: "times" }, [1, 0.5, 0].map((share) => h("span", {}, words.ago(share * windowSeconds)))),
   );
-  return svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": words.label }, lines, bars, times);
 }
 
 /** The next round figure: 1, 2 or 5 times a power of ten. */

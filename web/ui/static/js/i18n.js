@@ -5,6 +5,8 @@ const PARTS = ["common", "live", "jobs", "job", "submit", "playground"];
 const CHOSEN = "umekomi.language";
 
 let language = "en";
+// Its numbers and dates, as the reader's own country writes them.
+let locale = "en";
 let messages = {};
 
 /** The language chosen here before, else the browser's first that we have, else English. */
@@ -24,6 +26,7 @@ export async function useLanguage(name, { keep = false } = {}) {
   const parts = await Promise.all(PARTS.map((part) => import(`../locales/${name}/${part}.js`)));
   messages = Object.assign({}, ...parts.map((part) => part.default));
   language = name;
+  locale = (navigator.languages ?? []).find((each) => each.slice(0, 2).toLowerCase() === name) ?? name;
   document.documentElement.lang = name;
   if (keep) {
     try {
@@ -59,17 +62,17 @@ const NONE = "–";
 export const fmt = {
   /** At most `digits` behind the point. */
   number: (value, digits = 0) =>
-    value === null || value === undefined ? NONE : new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value),
+    value === null || value === undefined ? NONE : new Intl.NumberFormat(locale, { maximumFractionDigits: digits }).format(value),
   /** 12.3k, 4.5M. */
   short: (value) =>
     value === null || value === undefined
       ? NONE
-      : new Intl.NumberFormat(language, { notation: "compact", maximumFractionDigits: value < 10 ? 1 : value < 1000 ? 0 : 1 }).format(value),
+      : new Intl.NumberFormat(locale, { notation: "compact", ...(value < 1000 ? { maximumFractionDigits: value < 10 ? 1 : 0 } : { maximumSignificantDigits: 3 }) }).format(value),
   /** A share of 1, rounded down: 100 % is said when it is. */
   percent: (value) =>
     value === null || value === undefined
       ? NONE
-      : new Intl.NumberFormat(language, { style: "percent" }).format(Math.floor(value * 100) / 100),
+      : new Intl.NumberFormat(locale, { style: "percent" }).format(Math.floor(value * 100) / 100),
   bytes(value) {
     if (value === null || value === undefined) return NONE;
     const units = ["B", "kB", "MB", "GB", "TB"];
@@ -87,9 +90,9 @@ export const fmt = {
     const hours = Math.floor(minutes / 60);
     return hours < 48 ? t("time.h", { h: hours, m: minutes % 60 }) : t("time.d", { d: Math.floor(hours / 24), h: hours % 24 });
   },
-  /** A moment in unix seconds. */
-  moment: (at) =>
+  /** A moment in unix seconds, to the second or, "short", to the minute. */
+  moment: (at, timeStyle = "medium") =>
     at === null || at === undefined
       ? NONE
-      : new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" }).format(new Date(at * 1000)),
+      : new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle }).format(new Date(at * 1000)),
 };

@@ -29,8 +29,7 @@ export function drawShards(canvas, states) {
   canvas.height = Math.round(rows * size * ratio);
   const pen = canvas.getContext("2d");
   pen.scale(ratio, ratio);
-  const style = getComputedStyle(canvas);
-  const colours = Object.fromEntries(Object.entries(STATES).map(([letter, name]) => [letter, style.getPropertyValue(`--cell-${name}`).trim()]));
+  const colours = Object.fromEntries(Object.entries(STATES).map(([letter, name]) => [letter, colour(canvas, `--cell-${name}`)]));
   const gap = size > 5 ? 2 : size > 3 ? 1 : 0;
   for (let i = 0; i < states.length; i++) {
     pen.fillStyle = colours[states[i]];
@@ -41,6 +40,12 @@ export function drawShards(canvas, states) {
     const number = Math.floor(y / size) * columns + column;
     return column >= 0 && column < columns && number >= 0 && number < states.length ? number : null;
   };
+}
+
+// As the element has it now: a variable alone is the light one and the dark one, of which a canvas knows nothing.
+function colour(canvas, variable) {
+  canvas.style.setProperty("color", `var(${variable})`);
+  return getComputedStyle(canvas).color;
 }
 
 /** The word of a state's letter. */

@@ -34,6 +34,11 @@ export function bar(share, label, { state = "busy", failed = 0 } = {}) {
   );
 }
 
+/** The same with its percents beside it. */
+export function shareBar(share, label, percents, options) {
+  return h("div", { class: "share" }, bar(share, label, options), h("span", {}, percents));
+}
+
 /** A number that tells something at a glance. */
 export function figure(label, value, note) {
   return h("div", { class: "figure" }, h("dt", {}, label), h("dd", {}, value), note ? h("dd", { class: "note" }, note) : null);
@@ -59,6 +64,16 @@ export function table(caption, heads, rows, empty) {
 function cell(content, place) {
   const [inside, kind] = content !== null && typeof content === "object" && "n" in content ? [content.n, "n"] : [content, null];
   return place === 0 ? h("th", { scope: "row", class: kind }, inside) : h("td", { class: kind }, inside);
+}
+
+/** The file that a job was made of, as this page notes it in the metadata; null if nobody did. */
+export function fileOf(job) {
+  return job.metadata?.file ? String(job.metadata.file) : null;
+}
+
+/** A name on one line of a table: cut off for the eye if it is long, whole for everything else. */
+export function oneLine(name) {
+  return h("span", { class: "cut", title: name }, name);
 }
 
 /** A long id, shortened for the eye and whole for everything else. */

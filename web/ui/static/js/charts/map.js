@@ -34,7 +34,7 @@ export function map({ points, label, kindOf = () => "", onLook, words }) {
     view.unit = view.pixel / view.zoom;
     drawing.style.setProperty("--unit", view.unit);
     for (const node of nodes) node.setAttribute("r", RADIUS * view.unit);
-    const taken = [];
+    const taken = names.map((_, i) => dot(i, at, view));
     for (const [i, name] of names.entries()) write(name, i, at, view, taken);
     if (looked !== null) write(hint, looked, at, view);
   };
@@ -81,23 +81,30 @@ export function map({ points, label, kindOf = () => "", onLook, words }) {
   return h("div", { class: "map-frame" }, controls, drawing);
 }
 
-/** To the right of its point, or to the left where there is no room; where `taken` leaves room for neither, it is not shown. */
+/** Right of its point, or left of it, above or below, wherever there is room; where `taken` leaves none, it is not shown. */
 function write(name, i, at, view, taken = null) {
   const [x, y] = [at[i * 2], at[i * 2 + 1]];
   const height = LETTERS * view.unit;
   const width = [...name.textContent].reduce((sum, letter) => sum + (letter > "\u2e80" ? 1 : NARROW), 0) * height;
   const gap = GAP * view.unit;
-  const isInside = (box) => box.left >= view.x && box.right <= view.x + WIDTH / view.zoom;
-  const sides = [
-    { anchor: "start", dx: gap, left: x + gap, right: x + gap + width, top: y - height / 2 },
-    { anchor: "end", dx: -gap, left: x - gap - width, right: x - gap, top: y - height / 2 },
-  ];
-  const isFree = (box) => taken === null || taken.every((other) => box.right < other.left || box.left > other.right || Math.abs(box.top - other.top) > height);
+  const beside = (anchor, dx, begin) => ({ anchor, dx, dy: 0, left: begin, right: begin + width, top: y - height / 2, bottom: y + height / 2 });
+  // Moved aside where the edge is near, but no further than its point.
+  const left = Math.max(x - width, Math.min(x, Math.max(view.x, Math.min(x - width / 2, view.x + WIDTH / view.zoom - width))));
+  const over = (dy) => ({ anchor: "start", dx: left - x, dy, left, right: left + width, top: y + dy - height / 2, bottom: y + dy + height / 2 });
+  const sides = [beside("start", gap, x + gap), beside("end", -gap, x - gap - width), over(-gap - height / 2), over(gap + height / 2)];
+  const isInside = (box) => box.left >= view.x && box.right <= view.x + WIDTH / view.zoom && box.top >= view.y && box.bottom <= view.y + HEIGHT / view.zoom;
+  const isFree = (box) => taken === null || taken.every((other) => box.right < other.left || box.left > other.right || box.bottom < other.top || box.top > other.bottom);
   const side = sides.find((box) => isInside(box) && isFree(box)) ?? (taken === null ? sides[0] : null);
   if (side === null) return name.setAttribute("visibility", "hidden");
   taken?.push(side);
   name.removeAttribute("visibility");
-  for (const [key, value] of Object.entries({ x, y, dx: side.dx, dy: height * 0.35, "font-size": height, "text-anchor": side.anchor })) name.setAttribute(key, value);
+  for (const [key, value] of Object.entries({ x, y, dx: side.dx, dy: side.dy + height * 0.35, "font-size": height, "text-anchor": side.anchor })) name.setAttribute(key, value);
+}
+
+/** The room that a point itself takes. */
+function dot(i, at, view) {
+  const [x, y, radius] = [at[i * 2], at[i * 2 + 1], RADIUS * view.unit];
+  return { left: x - radius, right: x + radius, top: y - radius, bottom: y + radius };
 }
 
 /** The points in the drawing's units, with the same scale on both axes, so that distances are told truly. */

@@ -5,7 +5,7 @@ import { splitLines } from "./lines.js";
 import { readFooter } from "./parquet.js";
 import { readSeparated } from "./separated.js";
 
-export const MAX_ROWS = 8;
+export const MAX_ROWS = 5;
 // The server's own table, in shared/intake.
 const ENDINGS = {
   ".ndjson": "ndjson",

@@ -1,5 +1,7 @@
 // A corpus on its way to the server. It goes on while other views are looked at, and can be sent again after the connection broke.
 
+import { isWorthATry } from "../api.js";
+
 // The rate is that of the last seconds: an upload that got slower says so.
 const RATE_OVER_MS = 5000;
 
@@ -68,11 +70,6 @@ export class Upload extends EventTarget {
   #tell() {
     this.dispatchEvent(new Event("change"));
   }
-}
-
-/** Nobody answered, or the server has no time or no room now. */
-function isWorthATry(error) {
-  return !(error.status >= 400 && error.status < 500) || error.status === 408 || error.status === 429;
 }
 
 // crypto.randomUUID is only there over https and on localhost.

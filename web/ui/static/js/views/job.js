@@ -3,10 +3,11 @@
 import { h, patch, replace } from "../dom.js";
 import { save } from "../saving.js";
 import { STATE_NAMES, drawShards, stateOf, unpack } from "../shards.js";
-import { bar, figure, table, tag } from "../widgets.js";
+import { bar, figure, fileOf, table, tag } from "../widgets.js";
 
 const FINISHED = new Set(["completed", "failed", "cancelled", "expired"]);
 const ERRORS_OF_A_PAGE = 20;
+const FORMATS = { parquet: "Parquet", jsonl: "JSONL", arrow: "Arrow", npy: "npy", npz: "npz" };
 // The map follows the job's events, but not each of them: it is made of two looks at Redis.
 const MAP_EVERY_MS = 1000;
 
@@ -26,9 +27,9 @@ export default {
     const facts = h("div", {});
     const shards = shardCard(ctx, path, signal);
     const errors = errorCard(ctx, path, signal);
-    const files = h("div", {});
+    const files = downloads(path, id, ctx, signal);
     const about = h("div", {});
-    root.append(h("p", {}, h("a", { href: ctx.link("jobs") }, `← ${t("jobs.title")}`)), head, said, acted, facts, shards.node, errors.node, files, about);
+    root.append(h("p", {}, h("a", { href: ctx.link("jobs") }, `← ${t("jobs.title")}`)), head, said, acted, facts, files.node, shards.node, errors.node, about);
 
     const act = async (verb) => {
       state.acting = verb;
@@ -64,9 +65,13 @@ export default {
 
     function draw() {
       const { job } = state;
-      document.title = `${id} · umekomi`;
-      patch(head, h("div", { class: "head" }, h("h1", {}, t("job.title"), " ", h("code", {}, id)), job ? tag(job.status, t(`status.${job.status}`)) : null));
-      for (const part of [shards.node, files, about]) part.hidden = state.job === null || state.gone !== null;
+      const file = job ? fileOf(job) : null;
+      document.title = `${file ?? id} · umekomi`;
+      patch(
+        head,
+        h("div", { class: "head" }, file === null ? h("h1", {}, t("job.title"), " ", h("code", {}, id)) : h("h1", {}, file), job ? tag(job.status, t(`status.${job.status}`)) : null, file === null ? null : h("code", { class: "under" }, id)),
+      );
+      for (const part of [shards.node, files.node, about]) part.hidden = state.job === null || state.gone !== null;
       if (state.gone) {
         errors.node.hidden = true;
         return patch(facts, h("p", { class: "card error", role: "alert" }, state.gone));
@@ -74,13 +79,15 @@ export default {
       if (!job) return patch(facts, h("p", { class: "empty" }, t("loading")));
       patch(facts, buttons(job, state, act, ctx), progress(job, ctx));
       patch(about, told(job, ctx));
-      if (!files.childNodes.length) replace(files, downloads(path, id, ctx, signal));
+      files.refresh(job);
     }
 
     let stop = () => {};
     function follow() {
       stop();
       stop = api.events(`${path}/events`, heard, (kind, { error }) => {
+        // What failed while the server was away is told no longer than that.
+        if (kind === "open") acted.textContent = "";
         if (kind === "ended" && error) {
           state.gone = error.message;
           draw();
@@ -130,13 +137,13 @@ function progress(job, { t, fmt }) {
   return h(
     "div",
     { "data-key": "progress" },
-    h("div", { class: "card" }, h("div", { class: "row" }, h("div", { class: "grow" }, bar(job.progress, t("job.progress"), { state: job.status, failed: counts.total ? counts.failed / counts.total : 0 })), h("strong", {}, fmt.percent(job.progress))), job.reason ? h("p", { class: job.status === "failed" ? "error" : "soft", "data-key": "reason" }, job.reason) : null),
+    h("div", { class: "card" }, h("div", { class: "share" }, bar(job.progress, t("job.progress"), { state: job.status, failed: counts.total ? counts.failed / counts.total : 0 }), h("strong", {}, fmt.percent(job.progress)), job.eta_seconds === null ? null : h("span", { class: "soft" }, t("job.eta", { time: fmt.duration(job.eta_seconds) }))), job.reason ? h("p", { class: job.status === "failed" ? "error" : "soft", "data-key": "reason" }, job.reason) : null),
     h(
       "dl",
       { class: "figures" },
       figure(t("job.completed"), fmt.number(counts.completed), t("job.of", { n: counts.total })),
       figure(t("job.failed"), fmt.number(counts.failed), counts.failed ? t("job.failed.see") : null),
-      figure(t("job.rate"), fmt.short(job.texts_per_second), job.eta_seconds === null ? null : t("job.eta", { time: fmt.duration(job.eta_seconds) })),
+      figure(t("job.rate"), fmt.short(job.texts_per_second)),
       figure(t("job.tokens"), fmt.short(job.tokens), counts.truncated ? t("job.truncated", { count: counts.truncated, n: fmt.number(counts.truncated) }) : null),
       counts.deduplicated ? figure(t("job.deduplicated"), fmt.number(counts.deduplicated)) : null,
     ),
@@ -214,6 +221,7 @@ function shardCard({ t, fmt, api }, path, signal) {
   resized.observe(node);
   const theme = new MutationObserver(draw);
   theme.observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw, { signal });
   return {
     node,
     refresh,
@@ -311,14 +319,29 @@ function downloads(path, id, { t, fmt, api, notify, link }, signal) {
       if (!signal.aborted) problem.textContent = error.message;
     }
   };
-  const formats = ["parquet", "jsonl", "arrow", "npy", "npz"];
-  return h(
+  const why = h("p", { class: "soft" }, t("job.files.why"));
+  const asked = h("a", { class: "button main", href: link(`playground?job=${id}`) }, t("job.playground"));
+  const ofErrors = h("button", { type: "button", onclick: () => get("errors"), "aria-label": t("job.download.label", { format: t("job.download.errors") }) }, t("job.download.errors"));
+  const node = h(
     "section",
-    { class: "card", "aria-labelledby": "job-files" },
+    { class: "card", "aria-labelledby": "job-files", hidden: true },
     h("h2", { id: "job-files" }, t("job.files")),
-    h("p", { class: "soft" }, t("job.files.why")),
-    h("div", { class: "row" }, formats.map((format) => h("button", { type: "button", onclick: () => get("results", format) }, t("job.download", { format }))), h("button", { type: "button", class: "quiet", onclick: () => get("errors") }, t("job.download.errors")), h("a", { class: "button", href: link(`playground?job=${id}`) }, t("job.playground"))),
+    why,
+    h(
+      "div",
+      { class: "row" },
+      asked,
+      h("span", { class: "soft" }, t("job.download")),
+      Object.entries(FORMATS).map(([format, name]) => h("button", { type: "button", onclick: () => get("results", format), "aria-label": t("job.download.label", { format: name }) }, name)),
+      ofErrors,
+    ),
     progress,
     problem,
   );
+  const refresh = (job) => {
+    why.hidden = FINISHED.has(job.status);
+    asked.hidden = job.counts.completed === 0;
+    ofErrors.hidden = job.counts.failed === 0;
+  };
+  return { node, refresh };
 }

@@ -1,11 +1,11 @@
 // The jobs of this key: a table, newest first, a page at a time; what is unfinished is looked at again every few seconds.
 
 import { h, patch } from "../dom.js";
-import { bar, shortId, table, tag } from "../widgets.js";
+import { fileOf, oneLine, shareBar, shortId, table, tag } from "../widgets.js";
 
 const PAGE = 20;
 const LOOK_EVERY_MS = 3000;
-const LONGEST_WAIT_MS = 20_000;
+const LONGEST_WAIT_MS = 5000;
 const STATUSES = ["queued", "in_progress", "paused", "completed", "failed", "cancelled", "validating"];
 const FINISHED = new Set(["completed", "failed", "cancelled", "expired"]);
 
@@ -67,24 +67,23 @@ function content(list, { status, after }, ctx) {
   const rows = list.data.map((job) => ({
     key: job.id,
     cells: [
-      h("a", { href: link(`job/${job.id}`) }, shortId(job.id)),
+      fileOf(job) === null
+        ? h("a", { href: link(`job/${job.id}`) }, shortId(job.id))
+        : [h("a", { href: link(`job/${job.id}`) }, oneLine(fileOf(job))), h("div", { class: "under" }, shortId(job.id))],
       tag(job.status, t(`status.${job.status}`), job.reason),
-      h(
-        "div",
-        { class: "row" },
-        bar(job.progress, t("jobs.progress.of", { id: job.id }), { state: job.status, failed: job.counts.total ? job.counts.failed / job.counts.total : 0 }),
-        h("span", { class: "nowrap" }, fmt.percent(job.progress)),
-      ),
+      shareBar(job.progress, t("jobs.progress.of", { id: job.id }), fmt.percent(job.progress), {
+        state: job.status,
+        failed: job.counts.total ? job.counts.failed / job.counts.total : 0,
+      }),
       { n: fmt.number(job.counts.total) },
       { n: job.counts.failed ? h("span", { class: "error" }, fmt.number(job.counts.failed)) : fmt.number(0) },
       { n: fmt.short(job.texts_per_second) },
       { n: fmt.duration(job.eta_seconds) },
-      job.model,
-      t(`priority.${job.priority}`),
-      h("span", { class: "nowrap" }, fmt.moment(job.created_at)),
+      [oneLine(job.model), h("div", { class: "under" }, t(`priority.${job.priority}`))],
+      h("span", { class: "nowrap", title: fmt.moment(job.created_at) }, fmt.moment(job.created_at, "short")),
     ],
   }));
-  const heads = [t("jobs.job"), t("job.status"), t("jobs.progress"), { n: t("jobs.rows") }, { n: t("jobs.failed") }, { n: t("jobs.rate") }, { n: t("jobs.eta") }, t("jobs.model"), t("jobs.priority"), t("jobs.created")];
+  const heads = [t("jobs.job"), t("job.status"), t("jobs.progress"), { n: t("jobs.rows") }, { n: t("jobs.failed") }, { n: t("jobs.rate") }, { n: t("jobs.eta") }, t("jobs.model"), t("jobs.created")];
   const filtered = status ? `status=${status}&` : "";
   return [
     table(t("jobs.title"), heads, rows, status || after ? t("jobs.none.such") : t("jobs.none")),

@@ -2,7 +2,7 @@
 
 import { chart } from "../chart.js";
 import { h, patch } from "../dom.js";
-import { bar, figure, shortId, table, tag } from "../widgets.js";
+import { figure, oneLine, shareBar, shortId, table, tag } from "../widgets.js";
 
 const WINDOW_S = 600;
 // A worker is heard every second; one that is silent for longer is about to count as dead.
@@ -65,7 +65,7 @@ function whole(overview, ctx) {
     overview.scope === "all" ? h("div", { class: "columns", "data-key": "charts" }, throughput(overview, "texts", ctx), throughput(overview, "tokens", ctx)) : null,
     card("jobs", t("live.jobs"), jobs(overview, ctx)),
     overview.scope === "all"
-      ? h("div", { class: "columns", "data-key": "lanes" }, card("interactive", t("live.interactive"), interactive(overview, ctx), t("live.interactive.why")), card("bulk", t("live.bulk"), bulk(overview, ctx), t("live.bulk.why")))
+      ? h("div", { class: "columns wide", "data-key": "lanes" }, card("interactive", t("live.interactive"), interactive(overview, ctx), t("live.interactive.why")), card("bulk", t("live.bulk"), bulk(overview, ctx), t("live.bulk.why")))
       : null,
     card("models", t("live.models"), models(overview, ctx)),
     overview.scope === "all" ? card("workers", t("live.workers"), workers(overview, ctx)) : null,
@@ -124,18 +124,20 @@ function jobs(overview, { t, fmt, link }) {
       cells: [
         job.is_yours && job.kind === "job" ? h("a", { href: link(`job/${job.id}`) }, id) : id,
         tag(job.status, t(`status.${job.status}`)),
-        h("div", { class: "row" }, bar(share, t("live.job.progress", { id: job.id }), { state: job.status }), h("span", { class: "nowrap" }, fmt.percent(share))),
+        shareBar(share, t("live.job.progress", { id: job.id }), fmt.percent(share), { state: job.status }),
         { n: fmt.number(job.rows) },
         { n: t("live.job.shards", { done: fmt.number(job.shards_done), total: fmt.number(job.shards), running: job.shards_in_flight }) },
-        job.model,
+        oneLine(job.model),
         t(`priority.${job.priority}`),
         { n: fmt.duration(Math.max(0, overview.at - job.created_at)) },
       ],
     };
   });
   const more = overview.unfinished_jobs - overview.jobs.length;
+  // Whoever is here for the first time learns where to begin.
+  const none = [t("live.jobs.none"), " ", h("a", { href: link("submit") }, t("jobs.submit")), " · ", h("a", { href: link("playground") }, t("live.try"))];
   return [
-    table(t("live.jobs"), [t("live.job"), t("job.status"), t("live.progress"), { n: t("live.rows") }, { n: t("live.shards") }, t("live.model"), t("live.priority"), { n: t("live.age") }], rows, t("live.jobs.none")),
+    table(t("live.jobs"), [t("live.job"), t("job.status"), t("live.progress"), { n: t("live.rows") }, { n: t("live.shards") }, t("live.model"), t("live.priority"), { n: t("live.age") }], rows, none),
     more > 0 ? h("p", { class: "soft" }, t("live.jobs.more", { count: more, n: fmt.number(more) })) : null,
   ];
 }
@@ -144,7 +146,7 @@ function interactive(overview, { t, fmt }) {
   const rows = overview.lanes.interactive.map((lane) => ({
     key: lane.model,
     cells: [
-      lane.model,
+      oneLine(lane.model),
       { n: fmt.number(lane.asks) },
       { n: fmt.duration(lane.oldest_seconds) },
       { n: fmt.duration(lane.p50_seconds) },
@@ -160,7 +162,7 @@ function interactive(overview, { t, fmt }) {
 function bulk(overview, { t, fmt }) {
   const rows = overview.lanes.bulk.map((lane) => ({
     key: lane.model,
-    cells: [lane.model, { n: fmt.number(lane.jobs) }, { n: fmt.number(lane.paused) }, { n: fmt.number(lane.shards_in_flight) }, { n: fmt.number(lane.shards_waiting) }, { n: fmt.duration(lane.oldest_seconds) }],
+    cells: [oneLine(lane.model), { n: fmt.number(lane.jobs) }, { n: fmt.number(lane.paused) }, { n: fmt.number(lane.shards_in_flight) }, { n: fmt.number(lane.shards_waiting) }, { n: fmt.duration(lane.oldest_seconds) }],
   }));
   const heads = [t("live.model"), { n: t("live.jobs.short") }, { n: t("live.paused") }, { n: t("live.in_flight") }, { n: t("live.waiting") }, { n: t("live.oldest") }];
   return table(t("live.bulk"), heads, rows, t("live.bulk.none"));
@@ -173,14 +175,14 @@ function models(overview, { t, fmt }) {
     return {
       key: model.name,
       cells: [
-        model.name,
+        oneLine(model.name),
         h(
           "div",
           {},
           tag(model.state, t(`model.${model.state}`)),
           model.pinned ? [" ", tag("", t("live.pinned"))] : null,
           model.reason ? h("div", { class: model.state === "failed" ? "error" : "soft" }, model.reason) : null,
-          download ? h("div", { class: "row" }, bar(share, t("live.download", { name: model.name })), `${fmt.percent(share)} · ${fmt.bytes(download.total_bytes)}`) : null,
+          download ? shareBar(share, t("live.download", { name: model.name }), `${fmt.percent(share)} · ${fmt.bytes(download.total_bytes)}`) : null,
         ),
         model.device ?? "–",
         [model.dtype, model.engine].filter(Boolean).join(" · "),

@@ -1,5 +1,6 @@
 // The playground: texts, two columns of them, or a job's vectors; how like they are, what is nearest, and where they lie.
 
+import { persist } from "../api.js";
 import { h, replace } from "../dom.js";
 import { field, fill, modelOptions, promptOptions, promptParameter, select, showError } from "../fields.js";
 import { Corpus, mostRows } from "../math/corpus.js";
@@ -27,6 +28,7 @@ class Playground {
   jobs = [];
   corpus = null;
   controller = null;
+  leaving = new AbortController();
 
   constructor(root, ctx) {
     Object.assign(this, { root, ctx, t: ctx.t });
@@ -41,6 +43,7 @@ class Playground {
     this.load();
     return () => {
       this.root = null;
+      this.leaving.abort();
       this.controller?.abort();
       this.corpus?.close();
     };
@@ -117,8 +120,10 @@ class Playground {
 
   async load() {
     try {
-      const [models, jobs] = await Promise.all([this.ctx.models(), this.ctx.api.get("v1/embeddings/jobs", { params: { limit: JOBS } })]);
+      const both = () => Promise.all([this.ctx.models(), this.ctx.api.get("v1/embeddings/jobs", { params: { limit: JOBS } })]);
+      const [models, jobs] = await persist(both, { signal: this.leaving.signal, onError: (error) => (this.said.textContent = error.message) });
       if (this.root === null) return;
+      this.said.textContent = "";
       this.models = models;
       this.jobs = jobs.data.filter((job) => job.counts.completed > 0);
       await this.addWanted();
@@ -132,7 +137,10 @@ class Playground {
     const options = this.jobs.map((job) => [job.id, this.jobWords(job)]);
     fill(this.fields.job.control, options.length ? options : [["", this.t("playground.jobs.none")]], this.wanted ?? "");
     this.drawJob();
-    if (this.wanted !== null && this.jobs.some((job) => job.id === this.wanted)) this.run();
+    if (this.wanted === null || !this.jobs.some((job) => job.id === this.wanted)) return;
+    await this.run();
+    // Who came by a job's link came to ask.
+    this.root?.querySelector("#question")?.focus();
   }
 
   /** The job of the link may be older than those of the list. */

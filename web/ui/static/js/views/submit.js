@@ -1,5 +1,6 @@
 // Submit a corpus: choose a file or paste texts, say what is what, and send it off.
 
+import { persist } from "../api.js";
 import { h, replace } from "../dom.js";
 import { field, fill, modelOptions, promptOptions, promptParameter, select, showError } from "../fields.js";
 import { preview } from "../preview/preview.js";
@@ -13,6 +14,8 @@ import { Upload } from "../submit/upload.js";
 const ENDINGS = ".ndjson,.jsonl,.csv,.tsv,.txt,.text,.parquet,.pq,.gz,.zst";
 // The address of a request has room for so much of a name.
 const MAX_NAME_CHARACTERS = 100;
+// What cannot be read, and what is too large.
+const OF_INPUT = new Set([400, 413, 422]);
 
 // What was chosen stays when another view or language is looked at; so does what is being sent.
 const draft = { source: "file", file: null, pasted: "" };
@@ -37,6 +40,7 @@ class Form {
   id = null;
   boxes = null;
   looking = null;
+  leaving = new AbortController();
 
   constructor(root, ctx) {
     Object.assign(this, { root, ctx, t: ctx.t });
@@ -55,6 +59,7 @@ class Form {
     return () => {
       removeEventListener("beforeunload", stay);
       this.unwatch?.();
+      this.leaving.abort();
       this.root = null;
       if (upload !== null) untell = tellLater(upload, this.ctx);
     };
@@ -132,13 +137,15 @@ class Form {
   }
 
   async loadModels() {
+    const { model } = this.fields;
     try {
-      this.models = await this.ctx.models();
+      this.models = await persist(() => this.ctx.models(), { signal: this.leaving.signal, onError: (error) => model.say(error.message) });
     } catch (error) {
-      if (this.root !== null) this.fields.model.say(error.message);
+      if (this.root !== null) model.say(error.message);
       return;
     }
     if (this.root === null) return;
+    model.say(null);
     fill(this.fields.model.control, modelOptions(this.models));
     this.drawModel();
   }
@@ -152,9 +159,19 @@ class Form {
   /** Another file: what was chosen for the last one means nothing for it. */
   choose(file) {
     draft.file = file ?? null;
+    this.name(draft.file);
     this.file.say(null);
     this.clear();
     this.look();
+  }
+
+  /** What was dropped, or chosen before another view was looked at, stands in the field as if it had been chosen there. */
+  name(file) {
+    const input = this.file.control;
+    if (file === null || input.files[0] === file) return;
+    const transfer = new DataTransfer();
+    transfer.items.add(file);
+    input.files = transfer.files;
   }
 
   look() {
@@ -289,7 +306,9 @@ class Form {
 
   showRefusal(error) {
     const named = { ...this.fields, input: draft.source === "paste" ? this.pasted : this.file, file: this.file };
-    if (!showError(named, error)) {
+    // What is wrong with no parameter is wrong with what was sent.
+    const param = error.param ?? (OF_INPUT.has(error.status) ? "input" : null);
+    if (!showError(named, { param, message: error.message })) {
       this.said.textContent = error.message;
       this.button.focus();
     }

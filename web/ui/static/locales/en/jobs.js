@@ -10,7 +10,7 @@ export default {
   "jobs.failed": "Failed",
   "jobs.rate": "Texts/s",
   "jobs.eta": "Left",
-  "jobs.model": "Model",
+  "jobs.model": "Model, priority",
   "jobs.priority": "Priority",
   "jobs.created": "Submitted",
   "jobs.none": "There is no job yet. Submit a corpus and it will be here.",

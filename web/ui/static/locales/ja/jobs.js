@@ -10,7 +10,7 @@ export default {
   "jobs.failed": "失敗",
   "jobs.rate": "テキスト/秒",
   "jobs.eta": "残り時間",
-  "jobs.model": "モデル",
+  "jobs.model": "モデル・優先度",
   "jobs.priority": "優先度",
   "jobs.created": "投入日時",
   "jobs.none": "ジョブはまだありません。コーパスを投入するとここに表示されます。",
