@@ -167,7 +167,7 @@ class Loader:
                 return _Prepared(config, source, exported[1])
             if not needs_export(config, source, self._options_of(config)):
                 return _Prepared(config, source)
-            if not may_stand_in(config):
+            if not may_stand_in(config, source):
                 self._to_export.put((place, config, source))
                 return None
             return _Prepared(config, source, is_exporting=True)
@@ -313,7 +313,7 @@ class Loader:
     def _export_all(self) -> None:
         while (wish := self._to_export.get()) is not None and not self._places.is_stopping:
             place, config, source = wish
-            is_awaited = not may_stand_in(config)
+            is_awaited = not may_stand_in(config, source)
             if is_awaited:
                 with self._places.lock:
                     place.reason = EXPORTING

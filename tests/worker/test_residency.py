@@ -464,9 +464,11 @@ def test_what_was_loaded_last_is_known_also_when_it_is_unloaded(make: Make, load
     assert residency.identity("nobody") is None
 
 
-def test_a_model_that_torch_cannot_stand_in_for_is_exported_first_and_holds_up_no_other(
-    make: Make, loads: Loads, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("says", "large_from"), [({"dtype": "int8"}, 0), ({}, 1)])
+def test_a_model_that_torch_does_not_stand_in_for_is_exported_first_and_holds_up_no_other(
+    make: Make, loads: Loads, monkeypatch: pytest.MonkeyPatch, says: dict[str, Any], large_from: int
 ) -> None:
+    monkeypatch.setattr("worker.backends.engines.STAND_IN_FROM_BYTES", large_from)
     exports, gate = SimpleQueue[str](), threading.Event()
 
     def export(config: ModelConfig, source: ModelSource, options: LoadOptions) -> str | None:
@@ -475,7 +477,7 @@ def test_a_model_that_torch_cannot_stand_in_for_is_exported_first_and_holds_up_n
         return "the disk is full"
 
     monkeypatch.setattr("worker.loader.needs_export", lambda config, source, options: config.name == "new")
-    residency = make(fake("new", dtype="int8"), fake("known"), export=export)
+    residency = make(fake("new", **says), fake("known"), export=export)
 
     assert loads.ends() == ["known"]
     assert exports.get(timeout=PATIENCE_S) == "new"

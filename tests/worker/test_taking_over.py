@@ -74,6 +74,7 @@ Make = Callable[..., Residency]
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
+    monkeypatch.setattr("worker.backends.engines.STAND_IN_FROM_BYTES", 0)
     monkeypatch.setattr("worker.loader.needs_export", world.needs_export)
     monkeypatch.setattr("worker.taking_over.takes_over", world.takes_over)
     return world

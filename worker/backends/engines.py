@@ -22,6 +22,7 @@ from shared.models import ModelConfig, ModelSource, is_reranker
 from worker.backends import Backend, LoadOptions
 from worker.backends.checks import WrongModel
 from worker.backends.exports import REFERENCE, Description, Exports, fingerprint, too_long
+from worker.backends.memory import weights_bytes
 from worker.backends.precision import choose, warn
 from worker.backends.reference import Disagreement, Reference
 from worker.backends.stand_in import StandIn
@@ -30,6 +31,9 @@ logger = get_logger(__name__)
 
 # A large model takes some minutes. One that hangs holds up those that wait for the same export, and others behind it.
 EXPORT_TIMEOUT_S = 1800.0
+# From so much of weights on an export takes minutes, and torch serves meanwhile. Its libraries stay in the worker's memory until
+# the next start, 350 MB: less than such a model takes, and more than a small one is worth.
+STAND_IN_FROM_BYTES = 400_000_000
 
 
 def load(config: ModelConfig, source: ModelSource, options: LoadOptions) -> Backend:
@@ -58,9 +62,13 @@ def _stand_in(config: ModelConfig, source: ModelSource, options: LoadOptions) ->
     return backend
 
 
-def may_stand_in(config: ModelConfig) -> bool:
-    """Whether torch may serve until the export is made: if it gives the vectors that ONNX will, and the entry does not insist."""
-    return config.engine == "auto" and config.dtype != "int8"
+def may_stand_in(config: ModelConfig, source: ModelSource) -> bool:
+    """Whether torch serves until the export is made.
+
+    If that takes long, if torch gives the vectors that ONNX will, and if the entry does not insist.
+    """
+    is_long = weights_bytes(source.directory) >= STAND_IN_FROM_BYTES
+    return is_long and config.engine == "auto" and config.dtype != "int8"
 
 
 def takes_over(config: ModelConfig, source: ModelSource, options: LoadOptions) -> bool:
