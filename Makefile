@@ -12,9 +12,11 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 COMPOSE ?= docker compose
+# How long `make up` waits for a model.
+READY_WITHIN_S ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format bench up constraints readme clean
+.PHONY: help serve test check format bench up down constraints readme clean
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,8 +44,22 @@ bench: .venv/installed-dev ## measure: bulk against the library, latency, memory
 	$(BIN)/python -m bench.start
 	$(BIN)/python -m bench.chaos --minutes 2
 
-up: ## Valkey, web and a worker in containers
-	$(COMPOSE) up --build
+up: ## Valkey, web and a worker in containers, in the background (http://127.0.0.1:8080)
+	$(COMPOSE) up --build --detach
+	@echo "Loading the model. Ctrl-C ends this waiting and nothing else."
+	@end=$$(( $$(date +%s) + $(READY_WITHIN_S) )); \
+	until $(COMPOSE) exec -T worker python -m cli.health worker-ready > /dev/null 2>&1; do \
+		test $$(date +%s) -lt $$end || { echo "No model after $(READY_WITHIN_S) s. Why: $(COMPOSE) logs worker"; exit 1; }; \
+		sleep 1; \
+	done
+	@address=$$($(COMPOSE) port web 8080); \
+	case $$address in *.*:*) ;; *) address=127.0.0.1:$${address##*:} ;; esac; \
+	url=http://$$address; printf '%s\n' "umekomi is ready: $$url" \
+		"curl $$url/v1/embeddings -H 'Content-Type: application/json' -d '{\"model\": \"all-MiniLM-L6-v2\", \"input\": \"Hello\"}'" \
+		"What it says: $(COMPOSE) logs -f. To stop it: make down"
+
+down: ## stop the containers; jobs and results stay in their volume
+	$(COMPOSE) down
 
 constraints: .venv/installed-dev ## pin what .venv holds now, in constraints.txt
 	deploy/pin.sh $(BIN)/python > constraints.txt.new

@@ -1,10 +1,12 @@
-"""The containers as files: Dockerfile, docker-compose.yml and its GPU override keep the promises that operators rely on."""
+"""The containers as files: Dockerfile, docker-compose.yml, its GPU override and `make up` keep the promises operators rely on."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -155,7 +157,27 @@ def test_a_container_can_write_to_its_volumes_alone_and_gain_no_rights(services:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     # gunicorn and Parquet uploads write here.
-    assert name == "valkey" or "/tmp" in service["volumes"]
+    assert name == "valkey" or "tmp:/tmp" in service["volumes"]
+
+
+def test_the_override_of_the_readme_gives_both_images_the_directory_it_names() -> None:
+    (written,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "deploy" / "README.md").read_text(), re.DOTALL)
+    override = yaml.safe_load(written)["services"]
+    assert set(override) == set(IMAGES)
+    for service in override.values():
+        assert [mount.split(":")[1] for mount in service["volumes"]] == [service["environment"]["UMEKOMI_MODELS_PATH"]]
+
+
+def test_no_container_leaves_a_nameless_volume_behind_or_logs_without_end(
+    services: dict[str, Any], monitoring: dict[str, Any]
+) -> None:
+    named = read_compose("docker-compose.yml")["volumes"]
+    for name, service in {**services, **monitoring}.items():
+        for mount in service["volumes"]:
+            source, _, target = mount.partition(":")
+            assert target, f"{name}: {mount} is new at each `up`, and stays at each `down`"
+            assert source.startswith("./") or source in named, name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
 
 
 def test_the_gpu_override_gives_the_workers_every_card_a_process_each_and_changes_nothing_else(services: dict[str, Any]) -> None:
@@ -249,6 +271,27 @@ def closure(requirements: list[str]) -> set[str]:
     return {name for name, _ in followed}
 
 
+def test_the_images_get_what_their_processes_need_and_traces_and_s3_with_it(stages: dict[str, Stage], tmp_path: Path) -> None:
+    (step,) = stages["requirements"].all("RUN")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    subprocess.run(["sh", "-c", step], cwd=tmp_path, check=True)
+
+    core, worker = [
+        {canonicalize_name(Requirement(line).name) for line in (tmp_path / f"{name}.txt").read_text().splitlines()}
+        for name in ("core", "worker")
+    ]
+
+    assert {"flask", "gunicorn", "celery", "s3fs", "opentelemetry-sdk"} <= core
+    assert {"torch", "sentence-transformers", "onnxruntime"} <= worker
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert core | worker <= {canonicalize_name(name) for name in pinned}
+
+
+def test_the_standard_library_is_compiled_before_root_is_given_up(stages: dict[str, Stage]) -> None:
+    assert [step for step in stages["base"].all("RUN") if "compileall" in step]
+    assert not stages["base"].all("USER")
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_a_change_of_code_installs_no_dependency_again(stages: dict[str, Stage], image: str) -> None:
     steps = [argument for name, argument in lineage(stages, image) if name in ("RUN", "COPY")]
@@ -277,3 +320,49 @@ def test_the_dockerfile_needs_no_buildkit() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert "--mount" not in dockerfile
     assert "<<" not in dockerfile
+
+
+# Makefile
+
+# Stands for `docker compose`: notes what it is asked, and says whether the worker's model is loaded from the second time on.
+COMPOSE = """#!/bin/sh
+echo "$@" >> {asked}
+case "$1" in
+    exec) test "$(grep -c ^exec {asked})" -ge {ready_at} ;;
+    port) echo 127.0.0.1:8080 ;;
+esac
+"""
+
+
+def make(tmp_path: Path, *arguments: str, ready_at: int = 2) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """What make says, and what it asked of compose."""
+    asked, compose = tmp_path / "asked", tmp_path / "compose"
+    compose.write_text(COMPOSE.format(asked=asked, ready_at=ready_at))
+    compose.chmod(0o755)
+    command = ["make", "--no-print-directory", *arguments, f"COMPOSE={compose}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return ended, asked.read_text().splitlines()
+
+
+def test_make_up_waits_for_a_model_and_tells_where_to_ask(tmp_path: Path) -> None:
+    ended, asked = make(tmp_path, "up")
+
+    assert ended.returncode == 0, ended.stderr
+    assert asked == ["up --build --detach", *["exec -T worker python -m cli.health worker-ready"] * 2, "port web 8080"]
+    (curl,) = [line for line in ended.stdout.splitlines() if line.startswith("curl ")]
+    address, _, _, _, body = shlex.split(curl)[1:]
+    assert address == "http://127.0.0.1:8080/v1/embeddings"
+    served = yaml.safe_load((ROOT / "models.yaml").read_text())
+    assert json.loads(body)["model"] in [entry["name"] for entry in served]
+
+
+def test_make_up_gives_up_on_a_model_that_does_not_come_and_says_where_to_look(tmp_path: Path) -> None:
+    ended, asked = make(tmp_path, "up", "READY_WITHIN_S=0", ready_at=99)
+
+    assert ended.returncode != 0
+    assert "logs worker" in ended.stdout
+    assert len(asked) == 2
+
+
+def test_make_down_keeps_the_volumes(tmp_path: Path) -> None:
+    assert make(tmp_path, "down")[1] == ["down"]

@@ -5,8 +5,10 @@ celery -A worker.app worker --pool threads
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import celery.apps.worker
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from shared import bulk, logs
@@ -31,6 +33,9 @@ def embed_shard(job_id: str, shard: int) -> None:
 @setup_logging.connect
 def _set_up_logs(**_: Any) -> None:
     logs.set_up(settings, "worker")
+    if not sys.stdout.isatty():
+        # What Celery says there of signals is for whoever pressed Ctrl-C, and no line of a log.
+        celery.apps.worker.safe_say = lambda *_: None
 
 
 # The threads pool fires no worker_process_init; worker_init comes before the consumer, in the one process there is.
