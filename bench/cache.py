@@ -15,8 +15,10 @@ from pathlib import Path
 
 import orjson
 
+from bench.ending import end_on_signals
+from bench.model import MODELS
 from bench.texts import make_texts
-from tests.support.service import MODELS, Service, running_service
+from tests.support.service import Service, running_service
 
 FAKE = """
 - name: fake
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--changed", type=float, default=0.01, help="which part of the corpus changed")
     parser.add_argument("--real", action="store_true", help="all-MiniLM-L6-v2 instead of the fake model")
     arguments = parser.parse_args()
+    end_on_signals()
     texts = make_texts("short", arguments.rows)
     changed = list(texts)
     for row in random.Random(0).sample(range(arguments.rows), round(arguments.rows * arguments.changed)):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import orjson
 
+from bench.ending import end_on_signals
 from bench.texts import make_texts
 from tests.support.service import running_service
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=4000)
     texts = make_texts("mixed", parser.parse_args().texts, 3)
+    end_on_signals()
     body = b"\n".join(orjson.dumps({"text": text}) for text in texts)
     options = {"models": MODELS, "streams": STREAMS, "shard_seconds": 1.0}
     with (

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from bench.ending import end_on_signals
 from bench.processes import MEGABYTE, family, resident_bytes, watched
 from tests.support.service import Service
 
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1024)
     parser.add_argument("--text-bytes", type=int, default=1000)
     arguments = parser.parse_args()
+    end_on_signals()
     text = ("lorem ipsum dolor sit amet " * (arguments.text_bytes // 27 + 1))[: arguments.text_bytes].encode()
     per_block = 2000
     blocks = arguments.megabytes * MEGABYTE // (per_block * (len(text) + 40))
@@ -34,20 +36,22 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as directory:
         service = Service(Path(directory))
-        service.valkey.start()
-        service.start_web()
-        web = service.web
-        assert web is not None
-        service.wait_for(lambda: httpx.get(f"{service.url}/healthz").status_code == 200, "web")
-        before = max(map(resident_bytes, family(web.pid)))
-        with watched({"web": lambda: family(web.pid)}) as seen:
-            started = time.perf_counter()
-            headers = {"content-type": "application/x-ndjson"}
-            answer = httpx.post(f"{service.url}/v1/embeddings/jobs", content=body(), headers=headers, timeout=600)
-            seconds = time.perf_counter() - started
+        try:
+            service.valkey.start()
+            service.start_web()
+            web = service.web
+            assert web is not None
+            service.wait_for(lambda: httpx.get(f"{service.url}/healthz").status_code == 200, "web")
+            before = max(map(resident_bytes, family(web.pid)))
+            with watched({"web": lambda: family(web.pid)}) as seen:
+                started = time.perf_counter()
+                headers = {"content-type": "application/x-ndjson"}
+                answer = httpx.post(f"{service.url}/v1/embeddings/jobs", content=body(), headers=headers, timeout=600)
+                seconds = time.perf_counter() - started
+        finally:
+            service.stop()
         assert answer.status_code == 202, answer.text
         rows = answer.json()["counts"]["total"]
-        service.stop()
     print(
         f"{arguments.megabytes} MB, {rows:,} rows in {seconds:.1f} s = {rows / seconds:,.0f} rows/s;"
         f" web {before / MEGABYTE:.0f} MB before, {max(seen['web']) / MEGABYTE:.0f} MB at most"

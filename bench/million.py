@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from bench.ending import end_on_signals
 from bench.processes import family, trend, watched
 from tests.support.service import Service, running_service
 
@@ -81,6 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     rows = parser.parse_args().rows
+    end_on_signals()
     with tempfile.TemporaryDirectory() as directory, running_service(Path(directory), models=MODELS) as service:
         measure(service, rows)
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import orjson
 
+from bench.ending import end_on_signals
 from bench.load import Load, run
+from bench.model import MODELS
+from bench.model import NAME as MODEL
 from bench.texts import make_texts
 from tests.support.service import running_service
 
-MODEL = "all-MiniLM-L6-v2"
 JOBS = "/v1/embeddings/jobs"
 
 
@@ -32,11 +34,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30)
     seconds = parser.parse_args().seconds
+    end_on_signals()
     short = [[text] for text in make_texts("short", 20_000, 1)]
     mixed = make_texts("mixed", 4096, 2)
     batches = [mixed[first : first + 128] for first in range(0, len(mixed), 128)]
     # The eight are to be slow, not refused: their time is up later than the bench.
-    options = {"interactive_timeout_s": 300}
+    options = {"models": MODELS, "interactive_timeout_s": 300}
     with tempfile.TemporaryDirectory() as directory, running_service(Path(directory), **options) as service:
         print("| case | p50 ms | p99 ms | beside it | errors |\n|---|---|---|---|---|")
         run(service.url, batches[:4], 2, model=MODEL)
@@ -51,7 +54,9 @@ def main() -> None:
                 time.sleep(0.05)
             done = [client.get(f"{JOBS}/{job}").json()["counts"]["completed"]]
             beside: list[Load] = []
-            others = threading.Thread(target=lambda: beside.append(run(service.url, batches, 8, model=MODEL, until_s=seconds)))
+            others = threading.Thread(
+                target=lambda: beside.append(run(service.url, batches, 8, model=MODEL, until_s=seconds)), daemon=True
+            )
             others.start()
             time.sleep(3)
             load = run(service.url, short, 1, model=MODEL, until_s=seconds - 3)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.ending import end_on_signals
 from tests.support.overload import MODELS, idle_within, storm
 from tests.support.service import running_service
 
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--web-threads", type=int, default=64)
     parser.add_argument("--patient", action="store_true", help="clients honour retry-after-ms")
     given = parser.parse_args()
+    end_on_signals()
     with tempfile.TemporaryDirectory() as directory:
         options = {"interactive_max_waiting": given.max_waiting, "web_threads": given.web_threads}
         with running_service(Path(directory), models=MODELS, **options) as service:

@@ -1,9 +1,11 @@
 """Many workers, one Valkey, a model that takes no time: what an ask, a shard, a heartbeat and a deal cost in each process.
 
-python -m bench.simulate [--parts asks shards beats deals] [--workers 1 2 4] [--web 1 2] [--seconds 4]
+python -m bench.simulate [--parts workers beats deals] [--workers 1 2 4 8 16 32] [--web 1 2] [--seconds 4]
 
-Rates say what this machine does with everything on it, the clients too, and bend as soon as its cores are used up. The processor
-time that one ask or shard costs in each process hardly depends on that: docs/scaling.md reckons from it how far one of each goes.
+Workers are real processes, a few started at a time and more of them row by row. Rates say what this machine does with everything
+on it, the clients too, and bend as soon as its cores are used up. The processor time that one ask or shard costs in each process
+hardly depends on that: docs/scaling.md reckons from it how far one of each goes. What the processes use with nothing to do is
+measured first and taken off.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from typing import Any
 import orjson
 from redis import Redis
 
-from bench.lane import MODELS, measure, processes
-from bench.processes import cpu_seconds
+from bench.ending import end_on_signals
+from bench.lane import MODELS, processes
+from bench.load import run
+from bench.processes import MEGABYTE, cpu_seconds, resident_bytes
 from bench.texts import make_texts
 from shared import keys
 from shared.connections import connect
@@ -33,54 +36,142 @@ from shared.records import ShardCounts
 from tests.support.service import Service, running_service
 from tests.support.valkey import Valkey
 
-PARTS = ("asks", "shards", "beats", "deals")
+PARTS = ("workers", "beats", "deals")
 MODEL = "null"
 JOBS = "/v1/embeddings/jobs"
 CLIENTS = 64
+COSTS = ("web", "worker", "valkey", "client")
 SHARD_ROWS = 64
+SHARDS_PER_S = 200  # more than a machine does: the job is to last
+# Processes that start use a whole core for seconds: all at once they would be late for each other.
+STARTED_AT_ONCE = 2
+START_S = 120  # of those
+IDLE_S = 4.0  # processor time is counted in hundredths of a second
 
 
-def asks(workers: Sequence[int], web: Sequence[int], seconds: float) -> None:
-    """Questions of 64 clients, one short text each."""
-    print("\n| asks: workers, web processes | asks/s | p50 ms | web | worker | Valkey | client, ms of processor an ask |")
-    print("|---|---|---|---|---|---|---|")
-    for web_processes in web:
-        for count in workers if web_processes == web[0] else workers[-1:]:
-            with installation(count, web_processes=web_processes) as service:
-                load, cost = measure(service.url, processes(service), CLIENTS, seconds)
-            figures = " | ".join(f"{cost[name]:.2f}" for name in ("web", "worker", "valkey", "client"))
-            wrong = sum(load.statuses.values()) - load.statuses["200"]
-            name = f"{count}, {web_processes}" + (f" ({wrong} errors)" if wrong else "")
-            print(f"| {name} | {load.requests_per_s:.0f} | {load.percentile(50):.1f} | {figures} |", flush=True)
+def workers(counts: Sequence[int], web: Sequence[int], seconds: float) -> None:
+    """Idle, then questions of 64 clients, then a job of very small shards, with more and more workers."""
+    heads = ("workers, web processes", "what", "each second", "p50 ms", *COSTS, "commands", "beside it")
+    print(
+        "\nCosts are milliseconds of processor, and commands of Valkey, for one of what a row names; of all workers together.\n"
+    )
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    with tempfile.TemporaryDirectory() as directory:
+        settings = {"models": MODELS, "max_shard_rows": SHARD_ROWS, "web_processes": web[0]}
+        with running_service(Path(directory), **settings) as service, connect(service.valkey.url) as redis:
+            for count in sorted(counts):
+                grow(service, redis, count)
+                Row(service, redis, f"{count}, {web[0]}").print_all(seconds)
+            for processes_ in web[1:]:
+                replace_web(service, processes_)
+                Row(service, redis, f"{max(counts)}, {processes_}").print_all(seconds)
 
 
-def shards(workers: Sequence[int], seconds: float) -> None:
-    """A job of very small shards: what is around the model."""
-    print(f"\n| shards of {SHARD_ROWS} rows: workers | shards/s | worker | Valkey, ms of processor a shard |\n|---|---|---|---|")
-    texts = make_texts("short", int(seconds * 100) * SHARD_ROWS, 1)
-    body = b"\n".join(orjson.dumps({"text": text}) for text in texts)
-    for count in workers:
-        with installation(count, max_shard_rows=SHARD_ROWS) as service, service.client() as client:
-            pids = {name: find for name, find in processes(service).items() if name in ("worker", "valkey")}
+class Row:
+    """The rows of one number of workers."""
+
+    def __init__(self, service: Service, redis: Redis, name: str) -> None:
+        self._service = service
+        self._redis = redis
+        self._name = name
+        self._idle: dict[str, float] = {}
+
+    def print_all(self, seconds: float) -> None:
+        """In the order in which they need each other."""
+        self._idle = self._print_idle(seconds)
+        self._print_asks(seconds)
+        self._print_shards(seconds)
+
+    def _used(self) -> dict[str, float]:
+        """So far, by process: seconds of processor; and Valkey's commands, those in scripts included."""
+        used = {name: sum(map(cpu_seconds, find())) for name, find in processes(self._service).items()}
+        stats: dict[str, Any] = self._redis.info("stats")
+        return used | {"commands": stats["total_commands_processed"] / 1000}
+
+    def _print_idle(self, seconds: float) -> dict[str, float]:
+        before, began = self._used(), time.monotonic()
+        time.sleep(max(IDLE_S, seconds))
+        took = time.monotonic() - began
+        idle = {name: (used - before[name]) / took for name, used in self._used().items()}
+        pids = processes(self._service)
+        sizes = {name: max(map(resident_bytes, pids[name]()), default=0) / MEGABYTE for name in ("web", "worker", "valkey")}
+        memory = ", ".join(f"{name} {size:.0f} MB" for name, size in sizes.items())
+        clients: dict[str, Any] = self._redis.info("clients")
+        self._print("a second of nothing", 1, None, idle, f"{memory}, {clients['connected_clients']} connections")
+        return idle
+
+    def _print_asks(self, seconds: float) -> None:
+        texts = [[text] for text in make_texts("short", 2000, CLIENTS)]
+        run(self._service.url, texts[:200], CLIENTS, model=MODEL)
+        before = self._used()
+        load = run(self._service.url, texts, CLIENTS, model=MODEL, until_s=seconds)
+        wrong = sum(load.statuses.values()) - load.statuses["200"]
+        cost = self._cost(before, load.seconds, len(load.latencies))
+        self._print("an ask", load.requests_per_s, load.percentile(50), cost, f"{wrong} errors" if wrong else "")
+
+    def _print_shards(self, seconds: float) -> None:
+        texts = make_texts("short", max(1, int(seconds * SHARDS_PER_S)) * SHARD_ROWS, 1)
+        body = b"\n".join(orjson.dumps({"text": text}) for text in texts)
+        with self._service.client() as client:
             job = client.post(JOBS, content=body, headers={"content-type": "application/x-ndjson"}).json()["id"]
-            before = {name: sum(map(cpu_seconds, find())) for name, find in pids.items()}
-            done_before, began = client.get(f"{JOBS}/{job}").json()["counts"]["completed"], time.perf_counter()
-            deadline, answer = began + seconds, {}
-            while time.perf_counter() < deadline and answer.get("status") != "completed":
-                time.sleep(0.2)
-                answer = client.get(f"{JOBS}/{job}").json()
-            took, done = time.perf_counter() - began, (answer["counts"]["completed"] - done_before) / SHARD_ROWS
-            spent = {name: sum(map(cpu_seconds, find())) - before[name] for name, find in pids.items()}
+
+            def done() -> int:
+                return int(client.get(f"{JOBS}/{job}").json()["counts"]["completed"])
+
+            self._service.wait_for(lambda: done() > 0, "the first shard")
+            before, done_before, began = self._used(), done(), time.monotonic()
+            # Each look reads every shard's counts: not too often.
+            while (now := done()) < len(texts) and time.monotonic() < began + seconds:
+                time.sleep(min(0.5, seconds / 4))
+            took, shards = time.monotonic() - began, (now - done_before) / SHARD_ROWS
+            cost = self._cost(before, took, shards)
+            self._print(f"a shard of {SHARD_ROWS} rows", shards / took, None, cost, "the whole job" if now == len(texts) else "")
             client.post(f"{JOBS}/{job}/cancel")
-        cost = " | ".join(f"{1000 * spent[name] / max(1, done):.2f}" for name in ("worker", "valkey"))
-        print(f"| {count} | {done / took:.1f} | {cost} |", flush=True)
+            self._service.wait_for(lambda: not JobIndex(self._redis).in_flight(MODEL), "the cancelled job to leave")
+
+    def _cost(self, before: dict[str, float], took_s: float, times: float) -> dict[str, float]:
+        used = self._used()
+        return {
+            name: max(0.0, used[name] - before[name] - (self._idle[name] * took_s if name != "client" else 0)) / max(1.0, times)
+            for name in used
+        }
+
+    def _print(self, what: str, rate: float, p50: float | None, cost: dict[str, float], beside: str) -> None:
+        costs = " | ".join(f"{1000 * cost[name]:.2f}" for name in COSTS)
+        latency = "-" if p50 is None else f"{p50:.1f}"
+        print(
+            f"| {self._name} | {what} | {rate:.1f} | {latency} | {costs} | {1000 * cost['commands']:.1f} | {beside} |", flush=True
+        )
+
+
+def grow(service: Service, redis: Redis, count: int) -> None:
+    """Start workers, a few at a time, until so many are ready."""
+    board = PresenceBoard(redis)
+
+    def ready() -> int:
+        return sum(MODEL in worker.models and worker.models[MODEL].state == "ready" for worker in board.workers())
+
+    while len(service.workers) < count:
+        for _ in range(min(STARTED_AT_ONCE, count - len(service.workers))):
+            service.start_worker()
+        service.wait_for(lambda: ready() >= len(service.workers), f"{len(service.workers)} workers", START_S)
+
+
+def replace_web(service: Service, web_processes: int) -> None:
+    """With one of another number of processes."""
+    assert service.web is not None
+    service.web.terminate()
+    service.web.wait(60)
+    service.environment["UMEKOMI_WEB_PROCESSES"] = str(web_processes)
+    service.start_other_web()
 
 
 def beats(counts: Sequence[int]) -> None:
     """What workers do once a second though nothing is asked; each looks at all the others."""
     print("\n| heartbeats: workers | worker | Valkey, ms of processor a beat | Valkey, % of a core |\n|---|---|---|---|")
     for count in counts:
-        with valkey() as server, connect(server.url) as redis:
+        # Each keeps connections of its own, as the workers that it stands for do.
+        with valkey() as server, connect(server.url, max_connections=50 + 8 * count) as redis:
             board, servers = PresenceBoard(redis), [AskServer(redis, f"w{number}") for number in range(count)]
             for one in servers:
                 one.take([MODEL], 1, block_s=0.001)  # makes the lane and its readers
@@ -160,44 +251,24 @@ def pid(server: Valkey) -> int:
     return server.process.pid
 
 
-class installation:  # noqa: N801 - a context manager
-    """Real processes with the stub model, all workers ready."""
-
-    def __init__(self, workers: int, **settings: Any) -> None:
-        self._directory = tempfile.TemporaryDirectory()
-        self._running = running_service(Path(self._directory.name) / uuid.uuid4().hex, workers, models=MODELS, **settings)
-        self._workers = workers
-
-    def __enter__(self) -> Service:
-        service = self._running.__enter__()
-        with Redis.from_url(service.valkey.url) as redis:
-            board = PresenceBoard(redis)
-            service.wait_for(lambda: len(board.workers()) == self._workers, "every worker", 120)
-        return service
-
-    def __exit__(self, *error: Any) -> None:
-        self._running.__exit__(*error)
-        self._directory.cleanup()
-
-
 def main() -> None:
     """Print Markdown tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--web", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--beating", nargs="+", type=int, default=[1, 10, 100, 300])
     parser.add_argument("--shards", nargs="+", type=int, default=[1_000, 10_000, 100_000])
     given = parser.parse_args()
-    run: dict[str, Callable[[], None]] = {
-        "asks": lambda: asks(given.workers, given.web, given.seconds),
-        "shards": lambda: shards(given.workers, given.seconds),
+    end_on_signals()
+    parts: dict[str, Callable[[], None]] = {
+        "workers": lambda: workers(given.workers, given.web, given.seconds),
         "beats": lambda: beats(given.beating),
         "deals": lambda: deals(given.shards),
     }
     for part in given.parts:
-        run[part]()
+        parts[part]()
 
 
 if __name__ == "__main__":

