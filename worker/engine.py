@@ -45,6 +45,8 @@ GPU_BATCH_TOKENS = 16_384
 STRETCH = 10.0
 # Asks without a deadline have their place as if it were this one.
 DEFAULT_PATIENCE_S = 30.0
+# A question that is alone has so many cores at most: more would wait for each other longer than they compute.
+LONE_THREADS = 4
 # So many batches of asks a stream keep a worker busy; more of them better wait in Redis if another worker can take them.
 AMPLE_BATCHES = 4
 
@@ -68,6 +70,7 @@ class Engine:
         usable = settings.threads or cores()
         self._streams = settings.streams or (usable if is_cpu else 1)
         self._threads_of_a_stream = max(1, usable // self._streams)
+        self._lone_threads = min(LONE_THREADS, usable)
         self._engines = settings.engines
         self._max_batch_tokens = settings.max_batch_tokens or (CPU_BATCH_TOKENS if is_cpu else GPU_BATCH_TOKENS)
         self._registry = registry
@@ -269,8 +272,8 @@ class Engine:
                 return
         if self._end(work) and work.future.set_running_or_notify_cancel():
             answer = work.answer(time.monotonic())
-            count_request(work, answer)
             work.future.set_result(answer)
+            count_request(work, answer)
 
     def _fail(self, work: Work, error: UmekomiError) -> None:
         if self._end(work) and work.future.set_running_or_notify_cancel():
@@ -424,7 +427,6 @@ class Engine:
         outcomes = embed_rows(backend, [row.text for row in batch.rows], too_many.append)
         ended_at = time.monotonic()
         self._residency.release(batch.model)
-        count_batch(batch, outcomes, ended_at - began_at)
         is_clean = not too_many and not any(isinstance(outcome, UmekomiError) for outcome in outcomes)
         for row, outcome in zip(batch.rows, outcomes, strict=True):
             row.request.accept(row.position, outcome)
@@ -442,6 +444,7 @@ class Engine:
             logger.warning("device out of memory, batches halved", model=batch.model, rows=min(too_many))
         for work, rows in Counter(row.request for row in batch.rows).items():
             self._settle(work, rows)
+        count_batch(batch, outcomes, ended_at - began_at)  # once nobody waits for it
 
     # Shared
 
@@ -449,6 +452,7 @@ class Engine:
         return LoadOptions(
             device=config.device or self.device,
             threads=config.threads or self._threads_of_a_stream,
+            lone_threads=0 if config.threads else self._lone_threads,
             engines=self._engines,
         )
 

@@ -364,7 +364,7 @@ def test_a_short_ask_overtakes_a_long_one_but_not_for_ever(start: Start, held: H
     engine = start()
     held.gates["tokenize"].clear()
     deadline = time.time() + 1000
-    blocker = engine.submit(ask("blocker", deadline=deadline))
+    blocker = engine.submit(ask("blocker", "of several texts", deadline=deadline))  # no question: the tokenizer reads it
     held.next("tokenize")
     others = [
         engine.submit(ask("long " * 6_000, deadline=deadline)),
@@ -643,7 +643,9 @@ def test_presence_says_the_speed_of_bulk_batches(start: Start) -> None:
 def test_waiting_tokens_are_counted_by_lane(start: Start, held: Held) -> None:
     engine = start()
     held.gates["tokenize"].clear()
-    futures = [engine.submit(shard(*["word " * 10] * 30)), engine.submit(ask("word"))]
+    futures = [engine.submit(shard(*["word " * 10] * 30))]
+    held.next("tokenize")
+    futures.append(engine.submit(ask("word")))
 
     assert engine.waiting_tokens()["bulk"] > 300
     assert 0 < engine.waiting_tokens()["interactive"] < 10

@@ -14,15 +14,17 @@ from worker.engine import Engine
 
 
 @pytest.mark.parametrize(
-    ("settings", "entry", "threads"),
+    ("settings", "entry", "threads", "alone"),
     [
-        ({"threads": 6, "streams": 2}, {}, 3),
-        ({"threads": 3}, {}, 1),
-        ({"threads": 6, "streams": 2}, {"threads": 4}, 4),
-        ({"threads": 1, "streams": 2}, {}, 1),
+        ({"threads": 6, "streams": 2}, {}, 3, 4),
+        ({"threads": 3}, {}, 1, 3),
+        ({"threads": 6, "streams": 2}, {"threads": 4}, 4, 0),
+        ({"threads": 1, "streams": 2}, {}, 1, 1),
     ],
 )
-def test_threads_of_a_batch(settings: dict[str, Any], entry: dict[str, Any], threads: int) -> None:
+def test_threads_of_a_batch_and_of_one_that_is_alone(
+    settings: dict[str, Any], entry: dict[str, Any], threads: int, alone: int
+) -> None:
     loads: SimpleQueue[LoadOptions] = SimpleQueue()
 
     def load(config: ModelConfig, source: ModelSource, options: LoadOptions) -> Backend:
@@ -33,6 +35,7 @@ def test_threads_of_a_batch(settings: dict[str, Any], entry: dict[str, Any], thr
     engine = Engine(Settings(device="cpu", **settings), ModelRegistry({"m": model}), load=load)
     engine.start()
     try:
-        assert loads.get(timeout=10).threads == threads
+        options = loads.get(timeout=10)
+        assert (options.threads, options.lone_threads) == (threads, alone)
     finally:
         engine.stop()

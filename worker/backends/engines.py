@@ -153,7 +153,7 @@ def _discard(config: ModelConfig, source: ModelSource, options: LoadOptions) -> 
 def _open(config: ModelConfig, folder: Path, options: LoadOptions) -> Backend:
     from worker.backends.onnxruntime import OnnxBackend
 
-    backend = OnnxBackend(config, folder, threads=options.threads)
+    backend = OnnxBackend(config, folder, threads=options.threads, lone_threads=options.lone_threads)
     try:
         agreement = backend.check(folder)
     except Exception:

@@ -6,7 +6,9 @@ The graph goes from token ids to vectors: pooling and what else the model's modu
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +30,48 @@ logger = get_logger(__name__)
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
+# What is small enough for several threads: who comes meanwhile waits for no longer than behind a batch of questions.
+LONE_TOKENS = 128
+# A second session has the weights a second time. Where they are larger the model takes its time in any case.
+LONE_WEIGHTS_BYTES = 200_000_000
+
 _ERRORS_ONLY = 3
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory")
 
 
+class _Running:
+    """The batches that this process has in ONNX Runtime now, of all models."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._batches = 0
+
+    @contextmanager
+    def one_more(self) -> Iterator[bool]:
+        """Whether it is the only one, at its start."""
+        with self._lock:
+            self._batches += 1
+            is_alone = self._batches == 1
+        try:
+            yield is_alone
+        finally:
+            with self._lock:
+                self._batches -= 1
+
+
+_running = _Running()
+
+
 class OnnxBackend:
-    """One export on the CPU. Thread-safe: the streams share one session, whose `run` releases Python's lock."""
+    """One export on the CPU. Thread-safe: the streams share one session, whose `run` releases Python's lock.
+
+    A question that is alone would leave the other cores idle: a second session has threads for them. It gives the same bits.
+    """
 
     kind: ModelKind = "embed"
     device = "cpu"
 
-    def __init__(self, config: ModelConfig, folder: Path, *, threads: int) -> None:
+    def __init__(self, config: ModelConfig, folder: Path, *, threads: int, lone_threads: int = 0) -> None:
         """Raises whatever a damaged folder makes the libraries raise, and WrongModel for an entry's impossible prompt."""
         description = Description.read(folder)
         self.dtype = description.dtype
@@ -50,6 +83,8 @@ class OnnxBackend:
         self._fast: FastTokenizer = FastTokenizer.read(folder / TOKENIZER)
         self._prompt_tokens = {"": 0}
         self._session: Any = _session(folder / GRAPH, threads)
+        is_small = sum(file.stat().st_size for file in folder.iterdir()) <= LONE_WEIGHTS_BYTES
+        self._lone: Any = _session(folder / GRAPH, lone_threads, is_lone=True) if lone_threads > threads and is_small else None
         self._inputs = frozenset(entry.name for entry in self._session.get_inputs())
 
     def check(self, folder: Path) -> float:
@@ -83,10 +118,14 @@ class OnnxBackend:
         """See Backend."""
         if not rows:
             return np.zeros((0, self.dimensions), np.float32)
-        session = self._session
+        session, lone = self._session, self._lone
         assert session is not None, "nobody uses a closed model"
+        filled = self._fill(rows)
         try:
-            (vectors,) = session.run(None, self._fill(rows))
+            with _running.one_more() as is_alone:
+                if is_alone and lone is not None and filled["input_ids"].size <= LONE_TOKENS:
+                    session = lone
+                (vectors,) = session.run(None, filled)
         except Exception as error:
             if any(sign in str(error) for sign in _OUT_OF_MEMORY):
                 raise OutOfMemory from None
@@ -96,7 +135,7 @@ class OnnxBackend:
 
     def close(self) -> None:
         """See Backend. The session's arena goes with it."""
-        self._session = None
+        self._session = self._lone = None
         gc.collect()
 
     def _fill(self, rows: Sequence[TokenizedText]) -> dict[str, np.ndarray[Any, Any]]:
@@ -120,7 +159,7 @@ class OnnxBackend:
         return {name: filled[name] for name in self._inputs}
 
 
-def _session(graph: Path, threads: int) -> Any:
+def _session(graph: Path, threads: int, *, is_lone: bool = False) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -129,6 +168,8 @@ def _session(graph: Path, threads: int) -> Any:
     options.enable_mem_pattern = False
     # The arena stays: without it every batch asks the kernel for its pages (10 % in bulk). It ends with the session.
     options.enable_cpu_mem_arena = True
-    # Idle threads are to sleep; they would take the core from the tokenizer and from web.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Idle threads are to sleep; they would take the core from the tokenizer and from web. Of a small batch no part is long
+    # enough to wake one for it: there they spin while it runs, and no longer.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if is_lone else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
