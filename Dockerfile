@@ -12,6 +12,10 @@ ENV PIP_NO_CACHE_DIR=1 \
 # check, would compile it anew, half a second of a core. 12 MB.
 RUN python -m compileall -q -x '(site-packages|dist-packages|idlelib|lib2to3|tests?)/' \
     "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+# The kernel keeps from process 1 every signal that it has no handler for: whoever is told to stop while it starts would not hear
+# it, and be killed when its time is up.
+RUN pip install dumb-init==1.2.5.post1
+ENTRYPOINT ["dumb-init", "--single-child", "--"]
 # A number, so that Kubernetes can tell that it is not root. Home is the volume: what a library caches stays there.
 RUN groupadd --gid 10001 umekomi \
     && useradd --uid 10001 --gid umekomi --home-dir /data --no-create-home --shell /usr/sbin/nologin umekomi \

@@ -232,6 +232,14 @@ def test_an_image_becomes_its_own_process_without_a_shell(stages: dict[str, Stag
 
 
 @pytest.mark.parametrize("image", IMAGES)
+def test_a_container_that_starts_hears_that_it_is_to_stop(stages: dict[str, Stage], image: str) -> None:
+    """The kernel spares process 1 what it has no handler for: that is one which only passes signals on, to its one child."""
+    found = lineage(stages, image)
+    assert [json.loads(argument) for name, argument in found if name == "ENTRYPOINT"] == [["dumb-init", "--single-child", "--"]]
+    assert any("install dumb-init==" in argument for name, argument in found if name == "RUN")
+
+
+@pytest.mark.parametrize("image", IMAGES)
 def test_image_and_service_are_checked_in_the_same_way_with_python_alone(
     services: dict[str, Any], stages: dict[str, Stage], image: str
 ) -> None:
@@ -298,7 +306,7 @@ def test_a_change_of_code_installs_no_dependency_again(stages: dict[str, Stage],
     code = steps.index("--from=wheel /wheels /wheels")
     assert steps[code + 1 :] == ["pip install --no-deps /wheels/*.whl"]
     for step in steps[:code]:
-        assert "pip install" not in step or "constraint" in step, f"unpinned: {step}"
+        assert "pip install" not in step or "constraint" in step or "==" in step, f"unpinned: {step}"
 
 
 def test_docker_ignores_all_but_what_the_dockerfile_copies(stages: dict[str, Stage]) -> None:
