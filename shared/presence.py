@@ -49,6 +49,7 @@ class ModelPresence:
     dimensions: int | None = None
     max_tokens: int | None = None
     dtype: str | None = None
+    engine: str | None = None  # what runs it: onnx, torch
     tokens_per_s: float | None = None  # measured in bulk batches; None before the first
     prompts: tuple[str, ...] = ()  # names a caller may give
     kind: ModelKind = "embed"

@@ -38,7 +38,7 @@ class ModelOverview(TypedDict):
     reason: str | None
     device: str | None
     dtype: str | None
-    engine: str
+    engine: str | None  # what runs it, as the workers say; None while nobody has it
     dimensions: int | None
     max_tokens: int | None
     memory_bytes: int | None
@@ -267,7 +267,7 @@ def _model(config: ModelConfig, workers: Sequence[WorkerPresence] | None, now: f
         "reason": told["reason"],
         "device": told["device"],
         "dtype": told["dtype"],
-        "engine": config.backend if config.engine == "auto" else config.engine,
+        "engine": " + ".join(sorted({each.engine for each in here if each.engine})) or None,
         "dimensions": told["dimensions"],
         "max_tokens": told["max_tokens"],
         "memory_bytes": told["memory_bytes"],

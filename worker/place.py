@@ -149,6 +149,7 @@ def shape_of(backend: Backend) -> ModelPresence:
         dimensions=backend.dimensions,
         max_tokens=backend.max_tokens,
         dtype=backend.dtype,
+        engine=backend.engine,
         prompts=tuple(backend.prompts),
         kind=backend.kind,
     )

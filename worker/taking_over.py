@@ -15,7 +15,7 @@ from worker.backends.engines import takes_over
 from worker.backends.memory import give_back
 from worker.backends.stand_in import StandIn
 from worker.identity import Identity
-from worker.place import Place, Places, loads_otherwise
+from worker.place import Place, Places, loads_otherwise, shape_of
 
 logger = get_logger(__name__)
 
@@ -59,6 +59,6 @@ def take_over(exported: Exported, places: Places, options: LoadOptions, load: Lo
         if place.backend is stand_in:
             # Another load: what was kept of the one before is not handed out for it.
             place.identity = Identity(config, source, options.device, loaded_from=before.seen, dtype=successor.dtype)
-            place.memory_bytes = memory_bytes
+            place.memory_bytes, place.shape = memory_bytes, shape_of(stand_in)
     seconds = round(places.clock() - began, 2)
     logger.info("export took over from torch", model=config.name, seconds=seconds, memory_bytes=memory_bytes)

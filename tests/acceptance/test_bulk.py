@@ -157,7 +157,7 @@ def test_two_workers_share_a_job(service: Service, encode: Encode) -> None:
     check_all(service, job["id"], texts, encode)
     shards_by_log = [
         sum('"shard embedded"' in line and job["id"] in line for line in log.read_text().splitlines())
-        for log in sorted(service.directory.glob("*-worker.log"))
+        for log in sorted(service.directory.glob("logs/*-worker.log"))
     ]
     assert sum(count > 0 for count in shards_by_log) == 2, shards_by_log
 

@@ -14,7 +14,7 @@ CACHE = {"cache": "true"}
 
 def rows_embedded(service: Service, job_id: str) -> int:
     """As the workers' logs tell."""
-    lines = [line for log in service.directory.glob("*-worker.log") for line in log.read_text().splitlines()]
+    lines = [line for log in service.directory.glob("logs/*-worker.log") for line in log.read_text().splitlines()]
     told = [json.loads(line) for line in lines if '"shard embedded"' in line and job_id in line]
     return sum(line["rows"] - line["deduplicated"] for line in told)
 

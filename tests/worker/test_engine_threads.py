@@ -22,9 +22,7 @@ from worker.engine import Engine
         ({"threads": 1, "streams": 2}, {}, 1, 1),
     ],
 )
-def test_threads_of_a_batch_and_of_one_that_is_alone(
-    settings: dict[str, Any], entry: dict[str, Any], threads: int, alone: int
-) -> None:
+def test_threads_of_a_batch(settings: dict[str, Any], entry: dict[str, Any], threads: int, alone: int) -> None:
     loads: SimpleQueue[LoadOptions] = SimpleQueue()
 
     def load(config: ModelConfig, source: ModelSource, options: LoadOptions) -> Backend:

@@ -44,6 +44,7 @@ class World:
         self.gates: dict[str, threading.Event] = {}
         self.failed: str | None = None
         self.made: set[str] = set()
+        self.engines = iter(("torch", "onnx"))
         self.asked_to_take_over: SimpleQueue[str | None] = SimpleQueue()
         self.loaded: list[Loaded] = []
         self.ended: SimpleQueue[str] = SimpleQueue()
@@ -65,6 +66,7 @@ class World:
     def load(self, config: ModelConfig, source: ModelSource, options: LoadOptions) -> Backend:
         backend = Loaded(config, source, options)
         self.loaded.append(backend)
+        backend.engine = next(self.engines, "onnx")
         return StandIn(backend) if options.is_exporting else backend
 
 
@@ -118,6 +120,7 @@ def test_torch_serves_until_the_export_takes_over_and_the_model_is_ready_all_the
     backend, before = residency.acquire(entry()), residency.identity("m")
     assert backend is not None
     assert not world.made
+    assert residency.presence({})["m"].engine == "torch"
 
     let_end(world)
     wait_until(lambda: residency.identity("m") is not before)
@@ -125,7 +128,7 @@ def test_torch_serves_until_the_export_takes_over_and_the_model_is_ready_all_the
     torch, onnx = world.loaded
     assert torch.is_closed
     assert not onnx.is_closed
-    assert residency.presence({})["m"].state == "ready"
+    assert (residency.presence({})["m"].state, residency.presence({})["m"].engine) == ("ready", "onnx")
     # Who had it before goes on with it.
     assert backend.embed(backend.tokenize(["a"])).shape == (1, onnx.dimensions)
     assert residency.acquire(entry()) is backend

@@ -18,7 +18,7 @@ blueprint = Blueprint("about", __name__)
 
 ROUTES = {
     "POST /v1/embeddings": "vectors of a few texts, as OpenAI's API has it",
-    f"POST {JOBS}": "a corpus in bulk: JSON or NDJSON",
+    f"POST {JOBS}": "a corpus in bulk: JSON, NDJSON, CSV, text or Parquet",
     f"GET {JOBS}": "your jobs",
     f"GET {JOBS}/ID": "status; /events, /shards, /results, /errors, and POST /cancel, /pause, /resume, /retry; DELETE",
     "POST /v1/files": "input of batches; GET, DELETE /v1/files/ID, and GET /v1/files/ID/content",

@@ -51,6 +51,10 @@ class Backend(Protocol):
     prompts: Mapping[str, str]  # name -> prefix, the model's own and the configuration's
     default_prompt_name: str | None
 
+    @property
+    def engine(self) -> str:
+        """What runs it now: onnx, torch or fake."""
+
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[TokenizedText]:
         """In the order given, as `SentenceTransformer.encode` would tokenize `prompt + text`."""
 

@@ -69,6 +69,7 @@ class CrossEncoderBackend:
     """One CrossEncoder with one label. Thread-safe: forward passes run side by side."""
 
     kind: ModelKind = "rerank"
+    engine = "torch"
     # The score, and what it was before the model's activation.
     dimensions = 2
 

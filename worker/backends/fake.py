@@ -35,6 +35,7 @@ class FakeBackend:
 
     vocabulary = 2**20
     dtype = "float32"
+    engine = "fake"
 
     def __init__(self, config: ModelConfig, source: ModelSource, options: LoadOptions) -> None:
         del source

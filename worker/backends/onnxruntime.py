@@ -69,6 +69,7 @@ class OnnxBackend:
     """
 
     kind: ModelKind = "embed"
+    engine = "onnx"
     device = "cpu"
 
     def __init__(self, config: ModelConfig, folder: Path, *, threads: int, lone_threads: int = 0) -> None:

@@ -64,6 +64,7 @@ class SentenceTransformersBackend:
     """One SentenceTransformer. Thread-safe: forward passes run side by side."""
 
     kind: ModelKind = "embed"
+    engine = "torch"
 
     def __init__(self, config: ModelConfig, source: ModelSource, options: LoadOptions) -> None:
         transformers_logging.disable_progress_bar()

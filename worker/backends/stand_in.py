@@ -47,6 +47,12 @@ class StandIn:
 
     # The contract
 
+    @property
+    def engine(self) -> str:
+        """See Backend."""
+        with self._changed:
+            return self._backend.engine if self._backend is not None else "none"
+
     def tokenize(self, texts: Sequence[str], prompt: str = "") -> list[TokenizedText]:
         """See Backend."""
         with self._serving() as backend:

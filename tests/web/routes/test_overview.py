@@ -43,7 +43,9 @@ def events_of(response: Any, count: int) -> list[dict[str, Any]]:
 
 
 def test_it_tells_of_models_workers_and_what_they_run(client: FlaskClient, redis: Redis) -> None:
-    here = worker({"m": presence(tokens_per_s=100.0, memory_bytes=7), "strict": presence("failed", reason="no file")})
+    here = worker(
+        {"m": presence(tokens_per_s=100.0, memory_bytes=7, engine="onnx"), "strict": presence("failed", reason="no file")}
+    )
     shards = (ShardPresence(job="job_a", shard=3, model="m", began_at=time.time() - 2),)
     fields = {name: getattr(here, name) for name in WorkerPresence.__dataclass_fields__}
     PresenceBoard(redis).announce(WorkerPresence(**fields | {"shards": shards, "waiting_tokens": {"bulk": 9}}))
@@ -53,6 +55,7 @@ def test_it_tells_of_models_workers_and_what_they_run(client: FlaskClient, redis
     models = {model["name"]: model for model in told["models"]}
     assert (models["m"]["state"], models["m"]["tokens_per_second"], models["m"]["dimensions"]) == ("ready", 100.0, 8)
     assert (models["strict"]["state"], models["strict"]["reason"]) == ("failed", "no file")
+    assert (models["m"]["engine"], models["strict"]["engine"]) == ("onnx", None)
     (one,) = told["workers"]
     assert one["heard_seconds_ago"] < 4
     assert (one["shards"][0]["job"], one["shards"][0]["shard"]) == ("job_a", 3)
