@@ -8,6 +8,7 @@ from typing import Any
 from shared import counting, traces
 from shared.access import KnownKeys
 from shared.access.known import is_loopback
+from shared.allocator import bound_memory
 from shared.garbage import settle
 from shared.settings import load_settings
 from web import admission, counting_together
@@ -53,6 +54,11 @@ def when_ready(server: Any) -> None:
             "ANYBODY who reaches %s may use this server, it has no API key: set UMEKOMI_API_KEYS or run `umekomi keys create`",
             _settings.address,
         )
+
+
+def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature
+    """There are no threads yet."""
+    bound_memory()
 
 
 def post_worker_init(worker: Any) -> None:  # noqa: ARG001 - gunicorn's signature

@@ -12,6 +12,7 @@ from celery import Celery
 from redis.exceptions import RedisError
 
 from shared import traces
+from shared.allocator import tables_from_malloc
 from shared.connections import BLOCKING_TIMEOUT_S, connect
 from shared.control import ControlServer
 from shared.downloads import DownloadBoard
@@ -56,6 +57,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, registry: LiveRegistry, celery: Celery) -> None:
         one_heap()
+        tables_from_malloc()
         self.worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._registry = registry
         redis = connect(settings.broker, timeout_s=BLOCKING_TIMEOUT_S)
