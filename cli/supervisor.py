@@ -184,16 +184,22 @@ class Supervisor:
         try:
             starter = threading.Thread(target=self._start, args=(when_started,), name="start", daemon=True)
             starter.start()
-            self._events.get()
+            self._next_event()
             self._stopping.set()
             self._terminal.status("Stopping; a second Ctrl-C kills the rest")
             threading.Thread(target=self._stop, args=(starter,), name="stop", daemon=True).start()
-            while self._events.get() == "signal":
+            while self._next_event() == "signal":
                 for process in self._processes:
                     process.kill()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _next_event(self) -> Event:
+        # A signal that comes while this thread is just about to wait is noticed only when it wakes.
+        while True:
+            with suppress(queue.Empty):
+                return self._events.get(timeout=1.0)
 
     def stop(self) -> None:
         """As the first Ctrl-C; from any thread."""

@@ -177,8 +177,10 @@ class ApiWorker(ThreadWorker):  # type: ignore[misc]
 
     def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
         """gthread's own waits seconds for the rest of a body that nobody wants, with a thread."""
-        if keepalive and getattr(conn.parser.mesg.body.reader, "length", None) == 0:
-            return True  # the body was read
+        rest = getattr(conn.parser.mesg.body.reader, "length", None)
+        if keepalive and rest is not None and rest <= len(conn.parser.unreader.buf.getvalue()):
+            # It is all here. A deadline could pass while the thread waits for its turn, and the client was told to come again.
+            return bool(conn.parser.finish_body())
         return bool(keepalive) and bool(conn.parser.finish_body(deadline=time.monotonic() + DRAIN_WITHIN_S))
 
     def _close_gently(self, conn: Any) -> None:

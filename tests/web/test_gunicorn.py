@@ -14,10 +14,13 @@ from types import SimpleNamespace
 
 import orjson
 import pytest
+from gunicorn.config import Config
+from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import ThreadWorker
 
 from tests.support.valkey import Valkey, free_port
+from web import gunicorn_worker
 from web.gunicorn_worker import ApiWorker
 from web.patience import PatientSocket
 
@@ -143,6 +146,25 @@ def test_requests_sent_without_waiting_for_answers_do_not_pile_up_in_memory(monk
             worker.enqueue_req(conn)
         assert len(taken) == 11
         assert len(unreader.buf.getvalue()) == received - 10 * len(request)
+
+
+def test_a_connection_that_was_promised_is_kept_however_long_its_thread_waits_for_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gunicorn_worker, "DRAIN_WITHIN_S", -1.0)  # the time was over before the body was looked at
+    ours, theirs = socket.socketpair()
+    with PatientSocket.of(ours) as sock, theirs:
+        parser = RequestParser(Config(), sock, ("127.0.0.1", 1))
+        conn = SimpleNamespace(sock=sock, parser=parser)
+        worker = ApiWorker.__new__(ApiWorker)
+        theirs.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
+        next(parser)
+        assert worker._keepalive_after(conn, keepalive=True)
+        assert not worker._keepalive_after(conn, keepalive=False)
+
+        theirs.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nbody")
+        next(parser)
+        assert not worker._keepalive_after(conn, keepalive=True)  # who sends the rest at leisure is not waited for
 
 
 def test_a_client_that_hangs_up_leaves_the_server_well(port: int) -> None:
