@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
@@ -10,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.allocator import M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, libc, mallopt
+
 # Endings of the files that hold weights, of which a folder may have several for the same model; the first there is counts.
 _WEIGHTS = (".safetensors", ".bin", ".onnx")
-# glibc's mallopt.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 # While a model loads, whatever is at least so large gets pages of its own, which go back when it is freed ...
 _LOADING_BYTES = 64 * 2**10
 # ... and afterwards what a batch needs for a moment is taken from the heap again: mapping pages anew costs time.
@@ -73,9 +72,7 @@ def one_heap() -> None:
     are few, and small ones come from each thread's own cache: no slower. Measured (bench/residency.py, all-MiniLM-L6-v2,
     batches of 4,096 tokens in two threads): 29 MB left after unloading, 125 MB with a heap for each thread.
     """
-    mallopt = getattr(_libc(), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
+    mallopt(M_ARENA_MAX, 1)
 
 
 @contextmanager
@@ -84,16 +81,12 @@ def own_pages() -> Iterator[None]:
 
     Measured as in `one_heap`: 29 to 34 MB left after each of six unloads, and 30 to 80 MB without it.
     """
-    mallopt = getattr(_libc(), "mallopt", None)
-    if mallopt is None:
-        yield
-        return
-    mallopt(_M_MMAP_THRESHOLD, _LOADING_BYTES)
+    mallopt(M_MMAP_THRESHOLD, _LOADING_BYTES)
     try:
         yield
     finally:
-        mallopt(_M_MMAP_THRESHOLD, _RUNNING_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, 2 * _RUNNING_BYTES)
+        mallopt(M_MMAP_THRESHOLD, _RUNNING_BYTES)
+        mallopt(M_TRIM_THRESHOLD, 2 * _RUNNING_BYTES)
 
 
 def give_back(device: str) -> None:
@@ -103,10 +96,6 @@ def give_back(device: str) -> None:
         import torch
 
         torch.cuda.empty_cache()
-    trim = getattr(_libc(), "malloc_trim", None)
+    trim = getattr(libc(), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def _libc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +23,7 @@ from worker.backends import LoadOptions, TokenizedText, luke
 from worker.backends.checks import WrongModel, check_sentencepiece, check_vocabulary, merge_prompts
 from worker.backends.failures import told_apart
 from worker.backends.loading import choose_dtype, load, positions
+from worker.backends.memory import give_back
 from worker.backends.splitting import join, plain_tokenizer, split_as_read
 from worker.backends.tokenizing import FastTokenizer
 
@@ -143,14 +141,7 @@ class SentenceTransformersBackend:
         """See Backend."""
         self._model = self._first = self._fast = self._splitter = None
         self._probe = {}
-        gc.collect()
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
-        if sys.platform == "linux":
-            # glibc keeps what was freed unless it is told otherwise.
-            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-            if trim is not None:
-                trim(0)
+        give_back(self.device)
 
     def parts(self) -> Parts:
         """For an export. A change of them is a change of this backend."""
