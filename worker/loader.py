@@ -58,6 +58,16 @@ class _NoRoom(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class _ToExport:
+    """An export that is to be made."""
+
+    place: Place
+    config: ModelConfig
+    source: ModelSource
+    is_awaited: bool  # the model is loaded after it; else torch serves meanwhile
+
+
+@dataclass(frozen=True, slots=True)
 class _Prepared:
     """What a load needs, of an entry as it was then; or why it cannot be."""
 
@@ -93,7 +103,7 @@ class Loader:
         self._bounds = bounds
         self._memory_in_use = memory_in_use
         self._to_load: queue.SimpleQueue[Place | Exported | None] = queue.SimpleQueue()
-        self._to_export: queue.SimpleQueue[tuple[Place, ModelConfig, ModelSource] | None] = queue.SimpleQueue()
+        self._to_export: queue.SimpleQueue[_ToExport | None] = queue.SimpleQueue()
         self._thread = essential_thread(self._load_all, "loader", on_death)
         names = [f"exporter-{number}" for number in range(EXPORTS_AT_ONCE)]
         self._exporters = [essential_thread(self._export_all, name, on_death) for name in names]
@@ -168,7 +178,7 @@ class Loader:
             if not needs_export(config, source, self._options_of(config)):
                 return _Prepared(config, source)
             if not may_stand_in(config, source):
-                self._to_export.put((place, config, source))
+                self._to_export.put(_ToExport(place, config, source, is_awaited=True))
                 return None
             return _Prepared(config, source, is_exporting=True)
         except Exception as error:
@@ -241,7 +251,7 @@ class Loader:
             if isinstance(place.backend, StandIn) and place.exporting is not config:
                 # After the load, so that the two do not hold each other up.
                 place.exporting = config
-                self._to_export.put((place, config, source))
+                self._to_export.put(_ToExport(place, config, source, is_awaited=False))
             places.changed.notify_all()
         if backend is not None:
             backend.close()
@@ -312,9 +322,8 @@ class Loader:
 
     def _export_all(self) -> None:
         while (wish := self._to_export.get()) is not None and not self._places.is_stopping:
-            place, config, source = wish
-            is_awaited = not may_stand_in(config, source)
-            if is_awaited:
+            place, config, source = wish.place, wish.config, wish.source
+            if wish.is_awaited:
                 with self._places.lock:
                     place.reason = EXPORTING
             try:
@@ -322,7 +331,7 @@ class Loader:
             except Exception as error:
                 failed = _reason(error)
             with self._places.lock:
-                if is_awaited:
+                if wish.is_awaited:
                     place.reason, place.exported = None, (config, failed)
                     self._to_load.put(place)
                 elif place.exporting is config:
