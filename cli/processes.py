@@ -53,8 +53,8 @@ def environment(settings: Settings, **overrides: str) -> dict[str, str]:
     given = {name: getattr(settings, name) for name in sorted(settings.model_fields_set)}
     ours = {ENV_PREFIX + name.upper(): _to_variable(name, value) for name, value in given.items() if value is not None}
     # Arrow's own allocator keeps what a large table needed; it is chosen when the library is loaded, and by this alone.
-    tables = {"ARROW_DEFAULT_MEMORY_POOL": os.environ.get("ARROW_DEFAULT_MEMORY_POOL", "system")}
-    return inherited | tables | ours | {ENV_PREFIX + name.upper(): value for name, value in overrides.items()}
+    default = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+    return default | inherited | ours | {ENV_PREFIX + name.upper(): value for name, value in overrides.items()}
 
 
 def worker_specs(devices: Sequence[str], variables: Mapping[str, str], grace_s: float = WORKER_GRACE_S) -> list[ProcessSpec]:
