@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 COMMIT = "c0ffee" + "0" * 34
 # Suffixes that lie in LFS there.
 _LFS = {".safetensors", ".bin", ".model", ".onnx"}
@@ -203,3 +205,10 @@ def running_hub() -> Iterator[FakeHub]:
 def git_id(content: bytes) -> str:
     """Git's id of a blob."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@pytest.fixture(name="server")
+def hub_server() -> Iterator[FakeHub]:
+    """For a conftest to import."""
+    with running_hub() as running:
+        yield running

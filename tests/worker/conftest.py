@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.hub import Hub
-from tests.support.hub import FakeHub, running_hub
+from tests.support.hub import FakeHub, hub_server  # noqa: F401 - a fixture, by the name of `server`
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +19,6 @@ def frozen() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
-
-
-@pytest.fixture
-def server() -> Iterator[FakeHub]:
-    with running_hub() as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shared.hub import Hub
-from tests.support.hub import FakeHub, running_hub
-
-
-@pytest.fixture
-def server() -> Iterator[FakeHub]:
-    with running_hub() as running:
-        yield running
+from tests.support.hub import FakeHub, hub_server  # noqa: F401 - a fixture, by the name of `server`
 
 
 @pytest.fixture
