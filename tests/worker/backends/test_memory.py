@@ -26,7 +26,8 @@ def test_the_real_model_gives_its_memory_back_each_time() -> None:
     found = re.search(r"worst after unload: \+?(-?\d+) MB; .* last: ([+-]\d+) MB", run.stdout)
     assert found is not None, run.stdout + run.stderr
     worst_mb, growth_mb = map(int, found.groups())
-    assert worst_mb < 50, run.stdout
+    # Of code that a first batch needs 20 MB stay, by processor some more or less; the weights alone would be 90.
+    assert worst_mb < 70, run.stdout
     assert growth_mb < 15, run.stdout
 
 
