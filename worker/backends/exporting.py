@@ -29,6 +29,7 @@ from worker.backends.exports import GRAPH, REFERENCE, TOKENIZER, Description, to
 from worker.backends.onnxruntime import OnnxBackend
 from worker.backends.reference import LONG_TOKENS, LONGEST_TOKENS, Disagreement, Reference
 from worker.backends.sentence_transformers import Parts, SentenceTransformersBackend
+from worker.backends.unpadding import unpad
 
 # Of sentence-transformers: they are in the graph as they are. Others are not tried, since a trace might miss a branch.
 _MODULES = {"Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"}
@@ -103,7 +104,7 @@ def export(config: ModelConfig, source: ModelSource, folder: Path, threads: int)
     backend.close()
     if config.dtype == "int8":
         _quantize(folder / GRAPH)
-    elif network.config.model_type in _FUSED and _fuse(folder / GRAPH, folder / "fused.onnx", network.config):
+    elif _fuse(folder / GRAPH, folder / "fused.onnx", network.config, pads_left=parts.pads_left):
         plain = folder / "plain.onnx"
         (folder / GRAPH).rename(plain)
         (folder / "fused.onnx").rename(folder / GRAPH)
@@ -179,8 +180,10 @@ def _save(model: Any, graph: Path) -> None:
     onnx.save_model(model, str(graph), save_as_external_data=is_large, location=f"{graph.name}.data" if is_large else None)
 
 
-def _fuse(graph: Path, fused: Path, config: Any) -> bool:
-    """Write the graph with each layer's attention as one operation; False if not every layer's was found."""
+def _fuse(graph: Path, fused: Path, config: Any, *, pads_left: bool) -> bool:
+    """Write the graph with each layer's attention as one operation, and without padding around it; False if it has another."""
+    if config.model_type not in _FUSED:
+        return False
     if graph.with_name(f"{graph.name}.data").exists():
         return False  # for a large model the few microseconds do not matter, and the tool would need its memory twice
     try:
@@ -196,6 +199,8 @@ def _fuse(graph: Path, fused: Path, config: Any) -> bool:
         return False
     if found.get_fused_operator_statistics().get("Attention") != config.num_hidden_layers:
         return False
+    if not pads_left:
+        unpad(found.model)
     _save(found.model, fused)
     return True
 

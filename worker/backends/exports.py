@@ -30,7 +30,7 @@ _DESCRIPTION = "engine.json"
 # Runtime keeps the whole matrix, torch does not. Models that read more are torch's, unless their entry says `onnx`.
 MAX_TOKENS = 2048
 # Raise it when exports of before are not to be used any longer.
-_FORMAT = 1
+_FORMAT = 2
 _HALF_MADE, _LOCK = ".half-", ".lock-"
 _UNUSED_S = 30 * 86_400.0
 # They make the graph, or run it.
