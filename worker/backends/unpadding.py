@@ -68,14 +68,15 @@ def _layers(nodes: Iterable[NodeProto], begin: str, weights: Weights) -> tuple[s
     unpadded = {begin}
     for node in nodes:
         given = [name for name in node.input if name]
-        if not given or given[0] not in unpadded:
+        others = [name for name in given if name not in unpadded]
+        if len(others) == len(given):
             continue
-        others = [name for name in given[1:] if name not in unpadded]
         if node.op_type == "MatMul":
-            fits = len(others) == 1 and others[0] in weights and len(weights[others[0]].dims) == 2
+            fits = given[1:] == others and all(name in weights and len(weights[name].dims) == 2 for name in others)
+        elif node.op_type == "Attention":
+            fits = given[1:] == others
         else:
-            shared = all(name in weights and len(weights[name].dims) <= 1 for name in others)
-            fits = node.op_type == "Attention" or (node.op_type in _BY_TOKEN and shared)
+            fits = node.op_type in _BY_TOKEN and all(name in weights and len(weights[name].dims) <= 1 for name in others)
         if fits:
             inside.add(id(node))
             unpadded.update(name for name in node.output if name)
