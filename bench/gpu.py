@@ -2,8 +2,9 @@
 
 python -m bench.gpu [--device cuda:0] [--seconds 20] [--tiny]
 
-For each: tokens/s of a corpus in bulk, against the card's own speed at large half-precision products (2 x parameters a token);
-what somebody who asks one question at a time waits, idle and while the corpus runs. `--tiny` is a smoke test for a CPU.
+For each: tokens/s of a corpus in bulk, against the card's own speed at large half-precision products (2 x parameters a token),
+with padding in the network's layers and without; what somebody who asks one question at a time waits, idle and while the
+corpus runs. `--tiny` is a smoke test for a CPU.
 """
 
 from __future__ import annotations
@@ -102,34 +103,47 @@ def percentiles(took: list[float]) -> str:
     return f"p50 {statistics.median(ordered):7.1f} ms  p99 {ordered[int(0.99 * (len(ordered) - 1))]:7.1f} ms"
 
 
+def serve(entry: ModelConfig, folder: Path, device: str, count: int, *, varlen: bool) -> Engine:
+    """An engine with the model loaded and a first corpus run."""
+    engine = Engine(Settings(data_dir=folder, device=device, varlen=varlen), ModelRegistry({entry.name: entry}))
+    engine.start()
+    engine.submit(EmbedRequest(model=entry, texts=make_texts("mixed", count, seed=9), lane="bulk")).result(600)
+    return engine
+
+
+def bulk_for(
+    engine: Engine, entry: ModelConfig, seconds: float, count: int, *, asking: bool = False
+) -> tuple[float, list[float]]:
+    """Tokens/s of a corpus for so long, and each question's milliseconds, if somebody is asking."""
+    stop, found = threading.Event(), []
+    thread = threading.Thread(target=lambda: found.append(run_bulk(engine, entry, stop, count)))
+    thread.start()
+    took = ask(engine, entry, seconds) if asking else []
+    if not asking:
+        stop.wait(seconds)
+    stop.set()
+    thread.join()
+    tokens, lasted = found[0]
+    return tokens / lasted, took
+
+
 def measure(shape: str, folder: Path, device: str, seconds: float) -> None:
     """Print one model's figures."""
     parameters = build(folder, shape)
     entry = ModelConfig(name=shape, parameters=Parameters(model=str(folder / "model")))
-    engine = Engine(Settings(data_dir=folder, device=device), ModelRegistry({shape: entry}))
-    engine.start()
     count = REQUEST_TEXTS if shape != "tiny" else 256
-    engine.submit(EmbedRequest(model=entry, texts=make_texts("mixed", count, seed=9), lane="bulk")).result(600)
+    engine = serve(entry, folder, device, count, varlen=False)
+    padded, _ = bulk_for(engine, entry, seconds / 2, count)
+    engine.stop()
+    engine = serve(entry, folder, device, count, varlen=True)
     idle = ask(engine, entry, seconds / 2)
-
-    def bulk_for(seconds: float, *, asking: bool) -> tuple[float, list[float]]:
-        stop, found = threading.Event(), []
-        thread = threading.Thread(target=lambda: found.append(run_bulk(engine, entry, stop, count)))
-        thread.start()
-        took = ask(engine, entry, seconds) if asking else []
-        if not asking:
-            stop.wait(seconds)
-        stop.set()
-        thread.join()
-        tokens, lasted = found[0]
-        return tokens / lasted, took
-
-    alone, _ = bulk_for(seconds, asking=False)
-    beside, waited = bulk_for(seconds, asking=True)
+    alone, _ = bulk_for(engine, entry, seconds, count)
+    beside, waited = bulk_for(engine, entry, seconds, count, asking=True)
     presence = engine.presence()[shape]
     engine.stop()
     limit = limit_flops(engine.device) / (2.0 * parameters)
     print(f"{shape}: {parameters / 1e6:.0f} M parameters, {presence.dtype}, limit {limit:,.0f} tokens/s")
+    print(f"  bulk with padding       {padded:12,.0f} tokens/s  {100 * padded / limit:5.1f} % of the limit")
     print(f"  bulk alone              {alone:12,.0f} tokens/s  {100 * alone / limit:5.1f} % of the limit")
     print(f"  bulk beside questions   {beside:12,.0f} tokens/s  {100 * beside / max(alone, 1e-9):5.1f} % of alone")
     print(f"  questions idle          {percentiles(idle)}")

@@ -177,6 +177,9 @@ class Settings(BaseSettings):
     devices: str = Field("", description="one worker process each: all, or a list such as cuda:0,cuda:1; unset: one, on DEVICE")
     streams: int = Field(0, ge=0, le=256, description="batches run side by side; 0: one per core on a CPU, one on a GPU")
     max_batch_tokens: int = Field(0, ge=0, description="padded tokens of one batch; 0: 2048 on a CPU, 16384 on a GPU")
+    varlen: bool = Field(
+        True, description="on a GPU, run the layers of BERT-like networks without padding, where that is checked"
+    )
     batch_target_ms: float = Field(
         100.0, gt=0, description="a batch of bulk or of long asks lasts about so long while shorter ones were seen lately"
     )

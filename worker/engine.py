@@ -71,7 +71,7 @@ class Engine:
         self._streams = settings.streams or (usable if is_cpu else 1)
         self._threads_of_a_stream = max(1, usable // self._streams)
         self._lone_threads = min(LONE_THREADS, usable)
-        self._engines = settings.engines
+        self._engines, self._varlen = settings.engines, settings.varlen
         self._max_batch_tokens = settings.max_batch_tokens or (CPU_BATCH_TOKENS if is_cpu else GPU_BATCH_TOKENS)
         self._registry = registry
         # One lock for everything below. While it is held no future is resolved and no model is called.
@@ -454,6 +454,7 @@ class Engine:
             threads=config.threads or self._threads_of_a_stream,
             lone_threads=0 if config.threads else self._lone_threads,
             engines=self._engines,
+            varlen=self._varlen,
         )
 
     def _fail_late(self, works: Iterable[Work]) -> None:

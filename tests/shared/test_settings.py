@@ -53,6 +53,7 @@ GOOD: dict[str, tuple[str, Any]] = {
     "device": ("cuda:1", "cuda:1"),
     "streams": ("4", 4),
     "max_batch_tokens": ("4096", 4096),
+    "varlen": ("false", False),
     "batch_target_ms": ("50", 50.0),
     "shards_at_once": ("1", 1),
     "web_processes": ("2", 2),

@@ -98,6 +98,7 @@ class LoadOptions:
     lone_threads: int = 0  # of a small batch while nothing else runs, where the engine can; 0: as many
     engines: Path | None = None  # where exports are kept; None: there are none
     export_failed: str | None = None  # why none could be made just now; it is not tried again
+    varlen: bool = True  # on a GPU, layers without padding where the network allows
     is_exporting: bool = False  # an export is made once torch serves, which is to stand in until then
 
 

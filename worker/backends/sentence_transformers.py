@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,14 @@ from shared.interactive import Tokens
 from shared.logs import get_logger
 from shared.models import ModelConfig, ModelSource
 from shared.presence import ModelKind
-from worker.backends import LoadOptions, TokenizedText, luke
+from worker.backends import DeviceBroken, LoadOptions, TokenizedText, luke, varlen
 from worker.backends.checks import WrongModel, check_sentencepiece, check_vocabulary, merge_prompts
 from worker.backends.failures import told_apart
 from worker.backends.loading import choose_dtype, load, positions
 from worker.backends.memory import give_back
+from worker.backends.reference import LEAST_AGREEMENT, agreement
 from worker.backends.splitting import join, plain_tokenizer, split_as_read
-from worker.backends.tokenizing import FastTokenizer
+from worker.backends.tokenizing import PROBES, FastTokenizer
 
 logger = get_logger(__name__)
 
@@ -86,7 +87,10 @@ class SentenceTransformersBackend:
         self._fast = self._fast_tokenizer()
         self._prompt_tokens = {"": 0}
         self.vocabulary = self._check(source)
+        self._is_varlen = False
         self.dimensions = self._check_vectors()
+        if options.varlen and varlen.is_usable(self.device, dtype):
+            self._is_varlen = self._try_varlen(config.name)
 
     # The contract
 
@@ -128,13 +132,17 @@ class SentenceTransformersBackend:
         with told_apart(self.device):
             for (prompt_tokens, prompt), indices in groups.items():
                 group = [rows[index] for index in indices]
+                places: AbstractContextManager[None] = nullcontext()
                 if prompt is None:
+                    if self._is_varlen:
+                        places = varlen.without_padding([len(row) for row in group], self.device)
                     features = self._fill(group)
                     if prompt_tokens:
                         features["prompt_length"] = prompt_tokens
                 else:
                     features = self._preprocess([row.text for row in group if isinstance(row, _OwnText)], prompt)
-                vectors[indices] = self._forward(features)
+                with places:
+                    vectors[indices] = self._forward(features)
         return vectors
 
     def close(self) -> None:
@@ -287,6 +295,25 @@ class SentenceTransformersBackend:
         if vectors.ndim != 2 or not np.isfinite(vectors).all():
             raise WrongModel("it gives no finite vector for the text 'probe'")
         return int(vectors.shape[1])
+
+    def _try_varlen(self, name: str) -> bool:
+        """Whether the network's layers run without padding from now on: they must say what they say with it."""
+        rows = [] if self._fast is None or self._pads_left else [row for row in self.tokenize(PROBES) if len(row)]
+        expected = self.embed(rows)
+        if not rows or not varlen.install(self._first.auto_model):
+            return False
+        self._is_varlen = True
+        try:
+            found = agreement(self.embed(rows), expected)
+            reason = f"agreement {found:.5f}" if not found >= LEAST_AGREEMENT[self.dtype] else None
+        except DeviceBroken:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error)[:200]}"
+        if reason is not None:
+            logger.warning("padding kept", model=name, reason=reason)
+            self._first.auto_model.set_attn_implementation("sdpa")
+        return reason is None
 
 
 def _ids(features: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.int32]]:
