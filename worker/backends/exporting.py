@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +104,8 @@ def export(config: ModelConfig, source: ModelSource, folder: Path, threads: int)
     backend.close()
     if config.dtype == "int8":
         _quantize(folder / GRAPH)
-    elif _fuse(folder / GRAPH, folder / "fused.onnx", network.config, pads_left=parts.pads_left):
-        plain = folder / "plain.onnx"
-        (folder / GRAPH).rename(plain)
-        (folder / "fused.onnx").rename(folder / GRAPH)
-        with suppress(Disagreement):
-            _check(config, folder, longest, threads)
-            plain.unlink()
-            return
-        plain.rename(folder / GRAPH)
+    elif any(_is_better(change, config, folder, network.config, parts, longest, threads) for change in (_fuse, _unpad)):
+        return
     try:
         _check(config, folder, longest, threads)
     except Disagreement as error:
@@ -180,12 +173,38 @@ def _save(model: Any, graph: Path) -> None:
     onnx.save_model(model, str(graph), save_as_external_data=is_large, location=f"{graph.name}.data" if is_large else None)
 
 
-def _fuse(graph: Path, fused: Path, config: Any, *, pads_left: bool) -> bool:
-    """Write the graph with each layer's attention as one operation, and without padding around it; False if it has another."""
-    if config.model_type not in _FUSED:
-        return False
+def _is_better(
+    change: Callable[[Any, Any, Parts], Any],
+    config: ModelConfig,
+    folder: Path,
+    network: Any,
+    parts: Parts,
+    longest: Reference,
+    threads: int,
+) -> bool:
+    """Change the graph and keep it so if it still says the same; otherwise it is as before."""
+    graph, plain = folder / GRAPH, folder / "plain.onnx"
     if graph.with_name(f"{graph.name}.data").exists():
-        return False  # for a large model the few microseconds do not matter, and the tool would need its memory twice
+        return False  # for a large model it matters less, and the tools would need its memory twice
+    changed = change(graph, network, parts)
+    if changed is None:
+        return False
+    graph.rename(plain)
+    _save(changed, graph)
+    del changed
+    try:
+        _check(config, folder, longest, threads)
+    except Disagreement:
+        plain.rename(graph)
+        return False
+    plain.unlink()
+    return True
+
+
+def _fuse(graph: Path, network: Any, parts: Parts) -> Any:
+    """The graph with each layer's attention as one operation, and without padding around it; None if it has another."""
+    if network.model_type not in _FUSED:
+        return None
     options = FusionOptions("bert")
     # One operation for a sum and its norm goes number by number: the three of them take a quarter of its time.
     options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False
@@ -193,19 +212,26 @@ def _fuse(graph: Path, fused: Path, config: Any, *, pads_left: bool) -> bool:
         found = optimizer.optimize_model(
             str(graph),
             model_type="bert",
-            num_heads=config.num_attention_heads,
-            hidden_size=config.hidden_size,
+            num_heads=network.num_attention_heads,
+            hidden_size=network.hidden_size,
             optimization_options=options,
             opt_level=0,
         )
     except Exception:
-        return False
-    if found.get_fused_operator_statistics().get("Attention") != config.num_hidden_layers:
-        return False
-    if not pads_left:
+        return None
+    if found.get_fused_operator_statistics().get("Attention") != network.num_hidden_layers:
+        return None
+    if not parts.pads_left:
         unpad(found.model)
-    _save(found.model, fused)
-    return True
+    return found.model
+
+
+def _unpad(graph: Path, _network: Any, parts: Parts) -> Any:
+    """The graph without padding around attention; None if too little is known of it."""
+    if parts.pads_left:
+        return None
+    model = onnx.load(str(graph))
+    return model if unpad(model) else None
 
 
 def _quantize(graph: Path) -> None:
