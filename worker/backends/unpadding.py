@@ -98,6 +98,8 @@ class _Layers:
         begin, width = products[0].input[0], sizes[products[0].input[1]][0]
         while (node := producers.get(begin)) is not None and (name := _only_input(node, sizes)) is not None:
             begin = name
+        if begin not in producers:
+            return None  # a product of weights alone
         found = cls(sizes, begin, {begin: width}, widths={begin: width})
         for node in nodes:
             if found._fits(node) or (node.op_type == "Add" and found._draws_in(node, producers, uses)):
@@ -126,6 +128,8 @@ class _Layers:
             between.append(made_by)
             if _is_product(made_by, self.sizes):
                 entry = made_by.input[0]
+                if entry not in producers:
+                    return False
                 self.entries[entry] = self.widths[entry] = self.sizes[made_by.input[1]][0]
                 for each in reversed(between):
                     self._take(each)
