@@ -500,7 +500,7 @@ def test_an_ask_of_a_dead_worker_is_answered_by_another(
         for future in waiting:
             future.result(20)
 
-        assert len(worker.answered) == 5
+        wait_until(lambda: len(worker.answered) == 5)  # noted after the answers are sent
         wait_until(lambda: [c["name"] for c in redis.xinfo_consumers(keys.asks(MODEL), "workers")] == [worker.id.encode()])  # type: ignore[union-attr]
     assert_lane_empty(redis)
 
