@@ -62,7 +62,7 @@ def tokens_per_s(engine: Engine, model: ModelConfig, texts: list[str], requests:
 
 
 def main() -> None:
-    """Print the two rates, and the share that is Python's."""
+    """Print the three rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=8)
     requests = parser.parse_args().requests

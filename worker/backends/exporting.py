@@ -104,7 +104,9 @@ def export(config: ModelConfig, source: ModelSource, folder: Path, threads: int)
     backend.close()
     if config.dtype == "int8":
         _quantize(folder / GRAPH)
-    elif any(_is_better(change, config, folder, network.config, parts, longest, threads) for change in (_fuse, _unpad)):
+    elif any(
+        _is_better(change, config, folder, network.config, parts, longest, threads) for change in (_fuse_and_unpad, _fuse, _unpad)
+    ):
         return
     try:
         _check(config, folder, longest, threads)
@@ -184,25 +186,37 @@ def _is_better(
 ) -> bool:
     """Change the graph and keep it so if it still says the same; otherwise it is as before."""
     graph, plain = folder / GRAPH, folder / "plain.onnx"
-    if graph.with_name(f"{graph.name}.data").exists():
+    weights = graph.with_name(f"{graph.name}.data")
+    if weights.exists():
         return False  # for a large model it matters less, and the tools would need its memory twice
-    changed = change(graph, network, parts)
+    try:
+        changed = change(graph, network, parts)
+    except Exception:
+        return False
     if changed is None:
         return False
     graph.rename(plain)
-    _save(changed, graph)
-    del changed
     try:
+        _save(changed, graph)
+        del changed
         _check(config, folder, longest, threads)
-    except Disagreement:
-        plain.rename(graph)
+    except (Disagreement, OSError):
+        # OSError: the folder may have room for one graph and not for two.
+        weights.unlink(missing_ok=True)
+        plain.replace(graph)
         return False
     plain.unlink()
     return True
 
 
-def _fuse(graph: Path, network: Any, parts: Parts) -> Any:
-    """The graph with each layer's attention as one operation, and without padding around it; None if it has another."""
+def _fuse_and_unpad(graph: Path, network: Any, parts: Parts) -> Any:
+    """The graph with each layer's attention as one operation and no padding around it; None if it has another, or pads left."""
+    found = None if parts.pads_left else _fuse(graph, network, parts)
+    return found if found is not None and unpad(found) else None
+
+
+def _fuse(graph: Path, network: Any, _parts: Parts) -> Any:
+    """The graph with each layer's attention as one operation; None if it has another."""
     if network.model_type not in _FUSED:
         return None
     options = FusionOptions("bert")
@@ -221,8 +235,6 @@ def _fuse(graph: Path, network: Any, parts: Parts) -> Any:
         return None
     if found.get_fused_operator_statistics().get("Attention") != network.num_hidden_layers:
         return None
-    if not parts.pads_left:
-        unpad(found.model)
     return found.model
 
 

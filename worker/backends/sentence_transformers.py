@@ -299,13 +299,15 @@ class SentenceTransformersBackend:
     def _try_varlen(self, name: str) -> bool:
         """Whether the network's layers run without padding from now on: they must say what they say with it."""
         rows = [] if self._fast is None or self._pads_left else [row for row in self.tokenize(PROBES) if len(row)]
-        expected = self.embed(rows)
-        if not rows or not varlen.install(self._first.auto_model):
+        if not rows or not varlen.install(getattr(self._first, "auto_model", None)):
             return False
-        self._is_varlen = True
+        reason = None
         try:
+            expected = self.embed(rows)
+            self._is_varlen = True
             found = agreement(self.embed(rows), expected)
-            reason = f"agreement {found:.5f}" if not found >= LEAST_AGREEMENT[self.dtype] else None
+            if not found >= LEAST_AGREEMENT[self.dtype]:
+                reason = f"agreement {found:.5f}"
         except DeviceBroken:
             raise
         except Exception as error:

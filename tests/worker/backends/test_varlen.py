@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router
 from structlog.testing import capture_logs
 
 from shared.models import ModelConfig, ModelSource, Parameters
@@ -72,6 +74,19 @@ def test_a_network_of_another_kind_keeps_its_padding(load: Any, build: Build, la
     expected = SentenceTransformer(str(build(layout)), device="cpu").encode(list(SENTENCES[:4]))
 
     np.testing.assert_allclose(backend.embed(backend.tokenize(SENTENCES[:4])), expected, atol=1e-5)
+
+
+def test_a_model_without_a_network_of_its_own_keeps_its_padding(load: Any, build: Build, tmp_path: Path) -> None:
+    inner = list(SentenceTransformer(str(build("bert")), device="cpu"))
+    router = Router.for_query_document(query_modules=inner, document_modules=inner, default_route="document")
+    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "router"))
+    config = ModelConfig(name="r", parameters=Parameters(model=str(tmp_path / "router")))
+    source = ModelSource(directory=tmp_path / "router")
+    backend = SentenceTransformersBackend(config, source, LoadOptions(device="cpu", threads=1))
+    expected = SentenceTransformer(str(tmp_path / "router"), device="cpu").encode(list(SENTENCES[:4]))
+
+    np.testing.assert_allclose(backend.embed(backend.tokenize(SENTENCES[:4])), expected, atol=1e-5)
+    backend.close()
 
 
 def test_it_can_be_left_out(load: Any) -> None:
